@@ -1,0 +1,79 @@
+"""What every command shares: one clear line for a user's mistake, and the ``nescient`` umbrella command.
+
+A command module defines a function with typer annotations, ``run_command(function)`` under
+``if __name__ == "__main__"``, and an entry in ``COMMANDS``. It imports what is heavy inside the function, so
+that ``--help`` and a mistyped option answer at once.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from nescient_fl.errors import UserError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+COMMANDS = {
+    "simulate": ("nescient_fl.simulate", "simulate"),
+    "prepare": ("nescient_fl.prepare", "prepare"),
+    "phantom": ("nescient_fl.phantom", "phantom"),
+    "centralize": ("nescient_fl.centralize", "centralize"),
+}
+
+
+def run_command(function: Callable[..., Any]) -> None:
+    """Run one typer-annotated function as a program and exit.
+
+    A ``UserError`` or a full or forbidden disk becomes one line on standard error and exit status 2; Ctrl-C
+    becomes one line and 130. Anything else is a defect and keeps its traceback.
+    """
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+    app.command()(function)
+    _run(app)
+
+
+def _run(app: typer.Typer) -> None:
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error), EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        _fail("interrupted", EXIT_INTERRUPTED)
+    except OSError as error:
+        if error.errno is None or error.filename is None and error.errno not in _DISK_ERRORS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{os.strerror(error.errno)}; free or change that path and run again", EXIT_USER_ERROR)
+
+
+_DISK_ERRORS = {28, 30, 122}  # no space left, read-only file system, quota exceeded
+
+
+def _fail(message: str, status: int) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+def main() -> None:
+    """Run ``nescient COMMAND ...``: the same commands as ``python -m nescient_fl.COMMAND``."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+    wanted = sys.argv[1] if len(sys.argv) > 1 else None
+    for name, (module, function) in COMMANDS.items():
+        # Only the command that was asked for is imported, unless help for all of them is.
+        if wanted in (None, name) or wanted not in COMMANDS:
+            app.command(name)(getattr(importlib.import_module(module), function))
+    app.callback()(_describe)
+    _run(app)
+
+
+def _describe() -> None:
+    """Lung-lesion detection on chest radiographs, learned across hospitals that never share an image."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The model: network, recipe, training, metrics. Knows nothing of federation."""

@@ -1,0 +1,1 @@
+"""Images and labels: cohort, geometry, phantom, cache, partition. Knows nothing of networks."""

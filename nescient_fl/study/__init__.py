@@ -1,0 +1,1 @@
+"""One study: its run folder, its arms, its progress display and its report."""

@@ -1,0 +1,1 @@
+"""What a hospital runs: dataset adapters and the Flower ClientApp."""

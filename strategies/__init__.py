@@ -1,0 +1,1 @@
+"""What the coordinator runs: aggregation rules and the Flower ServerApp."""
