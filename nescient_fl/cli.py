@@ -45,7 +45,7 @@ def _run(app: typer.Typer) -> None:
     except KeyboardInterrupt:
         _fail("interrupted", EXIT_INTERRUPTED)
     except OSError as error:
-        if error.errno is None or error.filename is None and error.errno not in _DISK_ERRORS:
+        if error.errno is None or (error.filename is None and error.errno not in _DISK_ERRORS):
             raise
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{os.strerror(error.errno)}; free or change that path and run again", EXIT_USER_ERROR)

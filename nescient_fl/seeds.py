@@ -10,11 +10,11 @@ import numpy as np
 
 
 def derive_seed(seed: int, purpose: str, *keys: str | int) -> int:
-    """Return a 63-bit seed that depends on the study's seed, the purpose and the keys, and on nothing else."""
+    """Return a 63-bit seed of the study's seed, the purpose and the keys, and of nothing else."""
     text = "\x1f".join([str(seed), purpose, *(f"{type(key).__name__}:{key}" for key in keys)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def numpy_generator(seed: int, purpose: str, *keys: str | int) -> np.random.Generator:
-    """Return a numpy generator for one purpose, for example ``numpy_generator(7, "shuffle", "site-1", 3)``."""
+    """Return the generator of one purpose, such as ``numpy_generator(7, "shuffle", "site-1", 3)``."""
     return np.random.default_rng(derive_seed(seed, purpose, *keys))

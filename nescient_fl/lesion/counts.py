@@ -1,0 +1,96 @@
+"""Score histograms: validation figures in a form that can be summed, and so aggregated securely.
+
+A site never sends scores. It counts its validation images by logit, positives and negatives apart; counts of
+several sites add up, and recall, AUROC and the operating point follow from the sum, exact to a bin.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchmetrics.functional.classification import binary_auroc
+
+BINS = 512
+LARGEST_LOGIT = 8.0
+"""Logits are counted in 512 equal bins from -8 to 8, 1/32 wide; what lies outside joins the end bins."""
+
+_EDGES = np.linspace(-LARGEST_LOGIT, LARGEST_LOGIT, BINS + 1)
+
+
+@dataclass(frozen=True)
+class ScoreCounts:
+    """Validation images of one or more sites, counted by logit.
+
+    positives and negatives int64 [512]; loss_sum is the sum of binary cross-entropies in nats.
+    """
+
+    positives: NDArray[np.int64]
+    negatives: NDArray[np.int64]
+    loss_sum: float
+
+    @classmethod
+    def empty(cls) -> "ScoreCounts":
+        return cls(np.zeros(BINS, np.int64), np.zeros(BINS, np.int64), 0.0)
+
+    @classmethod
+    def of(cls, logits: NDArray[np.float64], targets: NDArray[np.float32]) -> "ScoreCounts":
+        """Count logits float64 [n] by targets [n] of 0 and 1.
+
+        Raises ValueError for a logit that is not finite: a model that diverged must not look like a score.
+        """
+        if not np.isfinite(logits).all():
+            raise ValueError("the model's scores are not finite: training diverged")
+        inside = np.clip(logits, -LARGEST_LOGIT, np.nextafter(LARGEST_LOGIT, 0))
+        is_positive = targets > 0.5
+        positives, _ = np.histogram(inside[is_positive], _EDGES)
+        negatives, _ = np.histogram(inside[~is_positive], _EDGES)
+        loss = np.logaddexp(0, np.where(is_positive, -logits, logits)).sum()
+        return cls(positives.astype(np.int64), negatives.astype(np.int64), float(loss))
+
+    def __add__(self, other: "ScoreCounts") -> "ScoreCounts":
+        return ScoreCounts(
+            self.positives + other.positives, self.negatives + other.negatives, self.loss_sum + other.loss_sum
+        )
+
+    @property
+    def images(self) -> int:
+        return int(self.positives.sum() + self.negatives.sum())
+
+    @property
+    def loss(self) -> float | None:
+        """Mean binary cross-entropy in nats, None without images."""
+        return self.loss_sum / self.images if self.images else None
+
+    @property
+    def auroc(self) -> float | None:
+        """Area under the ROC curve, two scores in one bin counting as equal; None without both classes."""
+        if not self.positives.sum() or not self.negatives.sum():
+            return None
+        level = torch.arange(BINS).repeat(2)
+        target = torch.tensor([1, 0]).repeat_interleave(BINS)
+        counts = torch.from_numpy(np.concatenate([self.positives, self.negatives]))
+        scores = level.repeat_interleave(counts).double() / BINS
+        return float(binary_auroc(scores, target.repeat_interleave(counts)))
+
+    def recall(self, threshold: float = 0.5) -> float | None:
+        """Share of positives scored at or above a threshold that lies on a bin's edge; None without any."""
+        total = self.positives.sum()
+        first = int(np.searchsorted(_EDGES, _logit(threshold) - 1e-9))
+        return float(self.positives[first:].sum() / total) if total else None
+
+    def threshold_for_recall(self, target: float) -> float:
+        """Return the highest bin edge, as a score in (0, 1), at which recall is at least ``target``.
+
+        Raises ValueError without positives.
+        """
+        total = self.positives.sum()
+        if not total:
+            raise ValueError("no positive validation image: there is no threshold to choose")
+        found = np.cumsum(self.positives[::-1])[::-1] / total
+        edge = _EDGES[int(np.flatnonzero(found >= target - 1e-12).max())]
+        return float(1 / (1 + np.exp(-edge)))
+
+
+def _logit(probability: float) -> float:
+    return float(np.log(probability) - np.log1p(-probability))
