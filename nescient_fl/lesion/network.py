@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nescient_fl.errors import UserError
+from nescient_fl.lesion.pooled_convolution import pooled_convolution
 from nescient_fl.seeds import derive_seed
 
 FRAME = (320, 390)
@@ -45,8 +46,36 @@ class NetworkOptions:
             raise UserError(f"dropout is a probability from 0 up to 1, got {self.dropout}")
 
 
-def build_network(options: NetworkOptions | None = None, *, seed: int) -> nn.Sequential:
-    """Build the network: float32 [B, 1, 320, 390] in, float32 [B, 1] logits out.
+class LesionNetwork(nn.Sequential):
+    """The layers in order; on the CPU with ReLU the first three run as one step, to the same result.
+
+    ReLU and max-pooling commute, so pooling first leaves ReLU a 64th of the work; see
+    ``pooled_convolution`` for the gradient.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Score float32 [B, 1, 320, 390]. Returns float32 [B, 1] logits."""
+        layers = list(self)
+        convolution, activation, pool = layers[:3]
+        assert isinstance(convolution, nn.Conv2d)
+        assert isinstance(pool, nn.MaxPool2d)
+        assert isinstance(pool.kernel_size, int)
+        values = images
+        if isinstance(activation, nn.ReLU) and images.device.type == "cpu":
+            assert convolution.bias is not None
+            values = torch.relu(
+                pooled_convolution(
+                    images, convolution.weight, convolution.bias, convolution.stride[0], pool.kernel_size
+                )
+            )
+            layers = layers[3:]
+        for layer in layers:
+            values = layer(values)
+        return values
+
+
+def build_network(options: NetworkOptions | None = None, *, seed: int) -> LesionNetwork:
+    """Build the network.
 
     Initial weights depend on ``seed`` alone: uniform within 1/sqrt(fan_in), torch's usual initialisation of
     convolutions and dense layers (LeCun et al., "Efficient BackProp", 1998), drawn from a generator of its
@@ -67,7 +96,7 @@ def build_network(options: NetworkOptions | None = None, *, seed: int) -> nn.Seq
         dropout2=nn.Dropout(options.dropout),
         dense3=nn.Linear(32, 1),
     )
-    network = nn.Sequential(layers)
+    network = LesionNetwork(layers)
     generator = torch.Generator().manual_seed(derive_seed(seed, "initial weights"))
     with torch.no_grad():
         for layer in network:
