@@ -1,6 +1,7 @@
 """How the network is trained: the write-up's recipe, and the default one that measurements led to."""
 
-from dataclasses import dataclass, field, replace
+import json
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from nescient_fl.errors import UserError
@@ -79,3 +80,14 @@ def choose_recipe(name: str, **changes: Any) -> Recipe:
     if name not in RECIPES:
         raise UserError(f"unknown recipe {name!r}: use one of {', '.join(RECIPES)}")
     return replace(RECIPES[name], **{key: value for key, value in changes.items() if value is not None})
+
+
+def recipe_to_json(recipe: Recipe) -> str:
+    """Write a recipe as JSON, keys sorted."""
+    return json.dumps(asdict(recipe), sort_keys=True)
+
+
+def recipe_from_json(text: str) -> Recipe:
+    """Read a recipe that ``recipe_to_json`` wrote. Raises TypeError for a key that a recipe has not."""
+    values = json.loads(text)
+    return Recipe(**{**values, "network": NetworkOptions(**values["network"])})

@@ -1,0 +1,154 @@
+"""A study's folder: what is in it, written so that a killed process never leaves half a file behind."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+
+from nescient_fl.errors import UserError
+
+
+class RunFolder:
+    """The files of one run: settings, rounds, checkpoints, metrics, model, report."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, out: Path | None) -> Self:
+        """Make a new run folder: ``out`` itself, else a new one below ``runs/``.
+
+        Raises UserError when the folder already holds something or cannot be written.
+        """
+        path = out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+        if path.is_file():
+            raise UserError(f"--out {path} is a file: name a folder")
+        if path.is_dir() and any(path.iterdir()):
+            raise UserError(f"--out {path} is not empty: name a new folder, or go on with --resume {path}")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            probe = path / ".writable"
+            probe.write_bytes(b"\0" * 4096)
+            probe.unlink()
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {path} ({os.strerror(error.errno or 0)}): name another with --out"
+            ) from None
+        run = cls(path.resolve())
+        run.checkpoints.mkdir()
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open a run that was begun. Raises UserError when there is none."""
+        if not (path / "config.json").is_file():
+            raise UserError(f"{path} holds no run (no config.json): name the folder of an earlier run")
+        run = cls(path.resolve())
+        run.checkpoints.mkdir(exist_ok=True)
+        return run
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def cohort(self) -> Path:
+        return self.path / "cohort.csv"
+
+    @property
+    def partition(self) -> Path:
+        return self.path / "partition.csv"
+
+    @property
+    def rounds(self) -> Path:
+        return self.path / "rounds.jsonl"
+
+    @property
+    def transcript(self) -> Path:
+        return self.path / "transcript.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.json"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model.safetensors"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoint"
+
+    @property
+    def engine_log(self) -> Path:
+        return self.path / "engine.log"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process. Raises UserError when another process works on it."""
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"another process works on {self.path}: wait for it, or name another run"
+                ) from None
+            yield
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a whole file or none: to a temporary name beside it, flushed to disk, then renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, indented, NaN refused (ValueError): an undefined figure is null."""
+    write_atomically(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON. Raises UserError naming the file when it is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is damaged ({error})") from None
+
+
+def append_line(path: Path, value: Any) -> None:
+    """Append one line of JSON in a single write, flushed to disk, so that several processes may append."""
+    line = (json.dumps(value, allow_nan=False) + "\n").encode()
+    with path.open("ab", buffering=0) as file:
+        file.write(line)
+        os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> list[Any]:
+    """Read the whole lines of a JSON-lines file; a last line cut off by a crash is left out."""
+    if not path.exists():
+        return []
+    values = []
+    for line in path.read_text().splitlines():
+        try:
+            values.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return values
+
+
+def rewrite_lines(path: Path, values: list[Any]) -> None:
+    """Replace a JSON-lines file atomically."""
+    write_atomically(path, "".join(json.dumps(value, allow_nan=False) + "\n" for value in values).encode())

@@ -1,0 +1,192 @@
+"""Every option of a study, with its default and its bounds: from the command line, a TOML file or a run."""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_type_hints
+
+from nescient_fl.errors import UserError
+from nescient_fl.lesion.network import NetworkOptions
+from nescient_fl.lesion.recipe import Recipe, choose_recipe
+
+COHORTS = ("corrected", "paper")
+UNCERTAIN = ("exclude", "positive", "negative")
+GEOMETRIES = ("upright", "paper")
+PARTITIONS = ("setting", "iid", "dirichlet", "quantity", "source")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """One study's options. The command line's help describes each.
+
+    ``data`` and ``source`` go together: the n-th source says what the n-th folder is, and may be missing.
+    Options of the recipe that are None keep the recipe's own value.
+    """
+
+    clients: int = 5
+    rounds: int = 20
+    local_epochs: int = 2
+    data: tuple[str, ...] = ()
+    source: tuple[str, ...] = ()
+    phantom_images: int = 2400
+    cohort: str = "corrected"
+    uncertain: str = "exclude"
+    balance: float = 1.0
+    geometry: str = "upright"
+    partition: str = "setting"
+    alpha: float = 0.5
+    min_images: int = 40
+    min_positives: int = 8
+    recipe: str = "default"
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    batch_size: int | None = None
+    clip_norm: float | None = None
+    activation: str | None = None
+    dropout: float | None = None
+    device: str = "auto"
+    seed: int = 0
+    min_sites: int | None = None
+    round_timeout: float = 3600.0
+    baselines: bool = True
+    target_recall: float = 0.9
+
+    def __post_init__(self) -> None:
+        _at_least("clients", self.clients, 1)
+        _at_least("rounds", self.rounds, 1)
+        _at_least("local-epochs", self.local_epochs, 1)
+        _at_least("phantom-images", self.phantom_images, 1)
+        _at_least("min-images", self.min_images, 1)
+        _at_least("min-positives", self.min_positives, 1)
+        _at_least("seed", self.seed, 0)
+        _one_of("cohort", self.cohort, COHORTS)
+        _one_of("uncertain", self.uncertain, UNCERTAIN)
+        _one_of("geometry", self.geometry, GEOMETRIES)
+        _one_of("partition", self.partition, PARTITIONS)
+        _one_of("device", self.device, DEVICES)
+        for name, value in (
+            ("balance", self.balance),
+            ("alpha", self.alpha),
+            ("round-timeout", self.round_timeout),
+        ):
+            if not value > 0:
+                raise UserError(f"--{name} must be above 0, got {value}")
+        if not 0 < self.target_recall <= 1:
+            raise UserError(f"--target-recall is a share above 0 and up to 1, got {self.target_recall}")
+        if len(self.source) > max(len(self.data), 1):
+            raise UserError("--source was given more often than --data: give one source a folder")
+        if self.min_sites is not None and not 1 <= self.min_sites <= self.clients:
+            raise UserError(f"--min-sites must be from 1 to {self.clients} (--clients), got {self.min_sites}")
+        self.resolved_recipe()
+
+    def resolved_recipe(self) -> Recipe:
+        """Return the recipe with this study's changes. Raises UserError for a value that cannot be."""
+        base = choose_recipe(self.recipe).network
+        network = NetworkOptions(
+            activation=self.activation or base.activation,  # type: ignore[arg-type]
+            dropout=base.dropout if self.dropout is None else self.dropout,
+        )
+        return choose_recipe(
+            self.recipe,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            batch_size=self.batch_size,
+            clip_norm=self.clip_norm,
+            network=network,
+        )
+
+    def needed_sites(self, sites: int) -> int:
+        """Return how many of the study's sites must answer a round: ``min_sites``, else more than half."""
+        return sites // 2 + 1 if self.min_sites is None else self.min_sites
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
+        }
+
+
+def make_settings(*layers: Mapping[str, Any]) -> StudySettings:
+    """Make settings of layers, the first that names an option deciding it, defaults last.
+
+    Raises UserError for an unknown option or a value of the wrong type.
+    """
+    merged: dict[str, Any] = {}
+    for layer in reversed(layers):
+        for key, value in layer.items():
+            merged[_known(key)] = value
+    return StudySettings(**{key: _typed(key, value) for key, value in merged.items()})
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Read options from a TOML file: the command line's names, ``-`` or ``_`` alike.
+
+    Raises UserError for a file that is not there or not TOML, an unknown key or a value of the wrong type.
+    """
+    try:
+        with path.open("rb") as file:
+            table = tomllib.load(file)
+    except FileNotFoundError:
+        raise UserError(f"--config {path}: no such file") from None
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path}: {error}") from None
+    try:
+        values = {_known(key): value for key, value in table.items()}
+        make_settings(values)
+    except UserError as error:
+        raise UserError(f"--config {path}: {error}") from None
+    return values
+
+
+def differences(saved: StudySettings, given: Mapping[str, Any]) -> list[str]:
+    """Return what was given now and is not as it was saved, as ``--option now (was)`` texts."""
+    texts = []
+    for key, value in given.items():
+        was = getattr(saved, _known(key))
+        if _typed(key, value) != was:
+            texts.append(f"--{key.replace('_', '-')} {value} (was {was})")
+    return texts
+
+
+_HINTS = get_type_hints(StudySettings)
+_NAMES = tuple(field.name for field in fields(StudySettings))
+
+
+def _known(key: str) -> str:
+    name = key.replace("-", "_")
+    if name not in _NAMES:
+        near = difflib.get_close_matches(name, _NAMES, 1)
+        hint = f"did you mean {near[0].replace('_', '-')!r}?" if near else "see --help for the options"
+        raise UserError(f"unknown option {key!r}; {hint}")
+    return name
+
+
+def _typed(key: str, value: Any) -> Any:
+    wanted = _HINTS[key]
+    choices = get_args(wanted) if isinstance(wanted, UnionType) else (wanted,)
+    if value is None and type(None) in choices:
+        return None
+    if wanted == tuple[str, ...]:
+        items = [value] if isinstance(value, str | Path) else value
+        if isinstance(items, list | tuple) and all(isinstance(item, str | Path) for item in items):
+            return tuple(str(item) for item in items)
+    elif float in choices and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif type(value) in choices:
+        return value
+    names = " or ".join(getattr(choice, "__name__", str(choice)) for choice in choices if choice)
+    raise UserError(f"option {key.replace('_', '-')!r} takes {names}, got {value!r}")
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise UserError(f"--{name} must be {least} or more, got {value}")
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UserError(f"--{name} is one of {', '.join(choices)}, got {value!r}")

@@ -1,0 +1,37 @@
+"""The record of what left a site: to whom, what kind, how many bytes, and a digest of them."""
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flwr.app import RecordDict
+
+from nescient_fl.messages import RoundOrder
+from nescient_fl.study.run_folder import RunFolder, append_line
+
+
+def record_departure(run: Path, site: str, order: RoundOrder, content: RecordDict, size: int) -> None:
+    """Append a line to the run's transcript before a message leaves. Raises OSError when it cannot."""
+    append_line(
+        RunFolder(run).transcript,
+        {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "site": site,
+            "to": "coordinator",
+            "round": order.round,
+            "kind": "update" if order.train else "scores",
+            "records": sorted(content),
+            "bytes": size,
+            "sha256": content_sha256(content),
+        },
+    )
+
+
+def content_sha256(content: RecordDict) -> str:
+    """Return the SHA-256 of a message's arrays and configuration values, by record and name."""
+    digest = hashlib.sha256()
+    for key, record in sorted(content.items()):
+        for name, value in sorted(record.items()):
+            digest.update(f"{key}/{name}:".encode())
+            digest.update(value.data if hasattr(value, "data") else str(value).encode())
+    return digest.hexdigest()

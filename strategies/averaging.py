@@ -1,0 +1,41 @@
+"""Federated averaging (McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized
+Data", AISTATS 2017): the new global model is the old one plus the mean update, weighted by images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from nescient_fl.lesion.network import Weights
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """One site's part of a round: its update (float32) and its weight, the number of its training images."""
+
+    site: str
+    images: int
+    update: Weights
+
+
+def average(weights: Weights, contributions: Sequence[Contribution]) -> Weights:
+    """Return the global weights moved by the weighted mean update.
+
+    Sums run in float64 and in the order of site names, whatever order the answers came in, so that the same
+    answers give the same bits. Raises ValueError for no contributions, a total weight of zero, or a site that
+    appears twice.
+    """
+    ordered = sorted(contributions, key=lambda contribution: contribution.site)
+    names = [contribution.site for contribution in ordered]
+    if len(set(names)) < len(names):
+        raise ValueError("a site contributed twice to one round")
+    total = sum(contribution.images for contribution in ordered)
+    if total <= 0:
+        raise ValueError("there is no weight to average by")
+    averaged: Weights = {}
+    for name, value in weights.items():
+        moved = torch.zeros_like(value, dtype=torch.float64)
+        for contribution in ordered:
+            moved += contribution.images * contribution.update[name].double()
+        averaged[name] = (value.double() + moved / total).to(value.dtype)
+    return averaged

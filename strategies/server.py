@@ -1,0 +1,65 @@
+"""The Flower ServerApp of the coordinator."""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from nescient_fl.study.run_folder import RunFolder, read_json
+from nescient_fl.study.settings import StudySettings, make_settings
+from strategies.federation import FederatedAveraging, FederationPlan, Watcher
+
+
+def make_plan(run: Path) -> FederationPlan:
+    """Read a run folder's settings into what the coordinator needs.
+
+    Raises UserError when the folder holds no run, or its settings cannot be.
+    """
+    config = read_json(RunFolder.open(run).config)
+    settings: StudySettings = make_settings(config["settings"])
+    sites = len(config["sites"])
+    return FederationPlan(
+        run=run,
+        sites=sites,
+        rounds=settings.rounds,
+        local_epochs=settings.local_epochs,
+        seed=settings.seed,
+        recipe=settings.resolved_recipe(),
+        needed_sites=settings.needed_sites(sites),
+        round_timeout=settings.round_timeout,
+    )
+
+
+class Printer:
+    """A watcher that prints a line for each thing worth knowing."""
+
+    def sites_joined(self, names: Sequence[str]) -> None:
+        print(f"{len(names)} sites joined: {', '.join(names)}", flush=True)
+
+    def site_answered(self, round_number: int, site: str, problem: str | None) -> None:
+        if problem is not None:
+            print(f"round {round_number}: left out {site}: {problem}", flush=True)
+
+    def round_validated(self, line: dict[str, Any]) -> None:
+        print(f"round {line['round']}: validation {line['validation']}", flush=True)
+
+
+def make_app(
+    run: Path | None = None, watcher: Watcher | None = None, stop: threading.Event | None = None
+) -> ServerApp:
+    """Make the app for one run folder; without one, the run configuration's ``run`` names it."""
+    app = ServerApp()
+
+    @app.main()
+    def conduct(grid: Grid, context: Context) -> None:
+        folder = run or Path(str(context.run_config["run"]))
+        strategy = FederatedAveraging(make_plan(folder), watcher or Printer(), stop or threading.Event())
+        strategy.start(grid)
+
+    return app
+
+
+app = make_app()
