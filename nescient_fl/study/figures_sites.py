@@ -1,0 +1,134 @@
+"""Figures with a row a site: what each holds, and what federation changed for it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nescient_fl.study.figures_arms import arm_handle
+from nescient_fl.study.figures_style import (
+    COLOURS,
+    MARKERS,
+    WIDTH,
+    add_axes,
+    house_style,
+    label,
+    legend_above,
+    new_figure,
+)
+from nescient_fl.study.report_values import read_arm, read_interval, section
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BarParts = tuple[tuple[str, Sequence[float]], tuple[str, Sequence[float]]]
+
+
+def site_bars(sites: Sequence[str], parts: BarParts) -> "Figure":
+    """Draw one bar a site, split in two."""
+    figure = new_figure(_height(sites))
+    axes = add_axes(figure, left=_left(sites), bottom=0.58, right=0.3, top=0.38)
+    _bars(axes, sites, parts)
+    _name_rows(axes, sites)
+    return figure
+
+
+def _bars(axes: "Axes", sites: Sequence[str], parts: BarParts) -> None:
+    from matplotlib.patches import Patch
+    from matplotlib.ticker import MaxNLocator
+
+    rows = range(len(sites))
+    (first, strong), (second, soft) = parts
+    edge: dict[str, Any] = {"edgecolor": COLOURS["strong"], "linewidth": 0.8}
+    axes.barh(rows, strong, color=COLOURS["strong"], height=0.68, **edge)
+    axes.barh(rows, soft, left=strong, color=COLOURS["soft"], height=0.68, **edge)
+    axes.set_xlabel("images")
+    axes.grid(visible=False, axis="y")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    handles = [
+        Patch(facecolor=COLOURS["strong"], label=first, **edge),
+        Patch(facecolor=COLOURS["soft"], label=second, **edge),
+    ]
+    legend_above(axes, handles)
+
+
+def dumbbells(metrics: Mapping[str, Any], sites: Sequence[str], metric: str) -> "Figure":
+    """Draw each site's score by its own model and by the federated one, joined by a line."""
+    figure = new_figure(_height(sites))
+    axes = add_axes(figure, left=_left(sites), bottom=0.58, right=0.2, top=0.38)
+    before, after = (site_scores(metrics, arm, metric) for arm in ("local", "federated"))
+    for row, name in enumerate(sites):
+        start, end = before.get(name), after.get(name)
+        if start is not None and end is not None:
+            axes.plot([start, end], [row, row], color=COLOURS["muted"], linewidth=1.6, alpha=0.6, zorder=1)
+        if start is not None:
+            axes.plot([start], [row], color=COLOURS["local"], marker=MARKERS["local"], linestyle="none")
+        if end is not None:
+            color, marker = COLOURS["federated"], MARKERS["federated"]
+            axes.plot([end], [row], color=color, marker=marker, linestyle="none")
+    known = [end for end in [*before.values(), *after.values()] if end is not None]
+    axes.set_xlim(min([0.5, *known]) - 0.04, 1.03)
+    axes.set_xlabel("AUROC" if metric == "auroc" else f"{metric} at the operating point")
+    _name_rows(axes, sites)
+    legend_above(
+        axes,
+        [
+            arm_handle("local", line=False, text="before: own model"),
+            arm_handle("federated", line=False, text="after: federated"),
+        ],
+    )
+    return figure
+
+
+def site_scores(metrics: Mapping[str, Any], arm: Any, metric: str) -> dict[str, float | None]:
+    """Return one score of each site's own held-out patients; AUROC needs no threshold, the rest one."""
+    part = "test" if metric in ("auroc", "auprc") else "operating_point"
+    rows = (read_arm(metrics, arm) or {}).get("sites") or []
+    return {str(row.get("site")): read_interval(section(row, part).get(metric)).value for row in rows}
+
+
+def partition_picture(
+    path: Path, sites: Sequence[str], labels: Sequence[tuple[int, int]], views: Sequence[tuple[int, int]]
+) -> Path:
+    """Draw who got what as one picture of two panels: lesions and views. SVG, PNG or PDF by the suffix.
+
+    ``labels`` holds images with and without a lesion, ``views`` AP and PA images, a pair a site.
+    """
+    with house_style():
+        figure = new_figure(_height(sites), WIDTH * 1.7)
+        width, height = figure.get_size_inches()
+        left, gap = _left(sites), 0.35
+        panel = (width - left - gap - 0.3) / 2
+        panels: tuple[BarParts, BarParts] = (
+            (("with a lesion", [a for a, _ in labels]), ("without", [b for _, b in labels])),
+            (("AP", [a for a, _ in views]), ("PA", [b for _, b in views])),
+        )
+        for index, parts in enumerate(panels):
+            x = left + index * (panel + gap)
+            axes = figure.add_axes((x / width, 0.58 / height, panel / width, (height - 0.96) / height))
+            _bars(axes, sites, parts)
+            _name_rows(axes, sites if index == 0 else [""] * len(sites))
+        stamp = {"Date": None} if path.suffix == ".svg" else None
+        figure.savefig(path, metadata=stamp, dpi=150)
+    return path
+
+
+def _pitch(sites: Sequence[str]) -> float:
+    """Return the height of a row in inches: closer together when there are many."""
+    return 0.3 if len(sites) <= 12 else 0.22 if len(sites) <= 40 else 0.17
+
+
+def _height(sites: Sequence[str]) -> float:
+    return 0.58 + 0.38 + max(2, len(sites)) * _pitch(sites) + 0.1
+
+
+def _left(sites: Sequence[str]) -> float:
+    """Return room for the longest name shown."""
+    return 0.3 + 0.088 * max([4, *(len(label(name)) for name in sites)])
+
+
+def _name_rows(axes: "Axes", sites: Sequence[str]) -> None:
+    rows = max(2, len(sites))
+    axes.set_ylim(rows - 0.4, -0.6)
+    axes.set_yticks(range(len(sites)), [label(name) for name in sites])
+    axes.tick_params(axis="y", length=0, labelsize=10 if len(sites) <= 40 else 9)

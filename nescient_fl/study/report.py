@@ -1,0 +1,228 @@
+"""The report of a study: one HTML page that opens offline, and the figures beside it.
+
+``write_report`` reads a finished run folder and writes ``report.html`` and ``figures/``. The page holds no
+script and names nothing outside itself, which its own content policy enforces. The same run folder gives
+the same bytes. A picture of a radiograph may only enter a report of synthetic data.
+"""
+
+import base64
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nescient_fl.study import report_tables as tables
+from nescient_fl.study.figures import FIGURES, draw_figures
+from nescient_fl.study.figures_style import COLOURS, Picture
+from nescient_fl.study.report_run import RunFolder, one_line, read_run, rerun_command
+from nescient_fl.study.report_sites import SiteContent, site_contents
+from nescient_fl.study.report_values import (
+    ARMS,
+    Json,
+    count,
+    fixed,
+    plain,
+    read_arm,
+    real,
+    score,
+    section,
+    with_bounds,
+)
+from nescient_fl.study.summary_text import in_hundred, is_near_chance, sites_sentence, summarise
+
+FRAME = (320, 390)
+
+
+@dataclass(frozen=True)
+class GalleryItem:
+    """One synthetic example with the score that the federated model gave it."""
+
+    pixels: npt.NDArray[np.uint8] = field(repr=False)
+    caption: str
+    target: int
+    score: float
+    threshold: float
+
+    def __post_init__(self) -> None:
+        if self.pixels.shape != FRAME or self.pixels.dtype != np.uint8:
+            raise ValueError(
+                f"a gallery image is uint8 {list(FRAME)}, not {self.pixels.dtype} {list(self.pixels.shape)}"
+            )
+        if self.target not in (0, 1):
+            raise ValueError(f"a gallery item's target is 0 or 1, not {self.target}")
+
+    @property
+    def verdict(self) -> str:
+        """Say how the prediction came out."""
+        alarm = self.score >= self.threshold
+        if self.target == 1:
+            return "lesion found" if alarm else "lesion missed"
+        return "false alarm" if alarm else "rightly clear"
+
+
+def write_report(run: Path, gallery: Sequence[GalleryItem] = ()) -> Path:
+    """Write ``run/report.html`` and ``run/figures/``, each file atomically, and return the page's path.
+
+    A gallery is refused with ``ValueError`` unless the run's data is synthetic: never a pixel of a real
+    radiograph. A missing or unreadable file of the run raises ``UserError``.
+    """
+    folder = read_run(run)
+    if gallery and not folder.synthetic:
+        raise ValueError("a report of real radiographs holds no picture of one; pass no gallery")
+    contents = site_contents(folder.cohort, folder.partition)
+    pictures = draw_figures(folder.metrics, contents)
+    _write_figures(run / "figures", pictures)
+    page = render_page(folder, contents, pictures, gallery)
+    path = run / "report.html"
+    _write_atomically(path, page)
+    return path
+
+
+def render_page(
+    run: RunFolder,
+    contents: Sequence[SiteContent],
+    pictures: Mapping[str, Picture],
+    gallery: Sequence[GalleryItem] = (),
+) -> str:
+    """Return the page's text."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("nescient_fl.study", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = environment.loader.get_source(environment, "report.css")[0] if environment.loader else ""
+    figures = {name: (picture.title, Markup(picture.inline)) for name, picture in pictures.items()}
+    return environment.get_template("report.html.j2").render(
+        style=Markup(style),
+        figures=figures,
+        gallery=[_gallery_entry(item) for item in gallery],
+        **_context(run, contents),
+    )
+
+
+def _context(run: RunFolder, contents: Sequence[SiteContent]) -> Json:
+    """Return everything the template lays out, as text."""
+    metrics, data = run.metrics, section(run.metrics, "data")
+    names = [site.name for site in contents]
+    settings = {key: value for key, value in run.config.items() if key != "versions"}
+    noted = ("source", "cohort", "uncertain", "partition", "geometry", "images", "patients", "positives")
+    local, federated = read_arm(metrics, "local"), read_arm(metrics, "federated")
+    return {
+        "name": run.name,
+        "synthetic": run.synthetic,
+        "source": plain(data.get("source")),
+        "line": one_line(run),
+        "summary": summarise(metrics),
+        "cards": [_card(metrics, name) for name in ARMS],
+        "half": tables.arm_table(metrics, "half"),
+        "point": tables.arm_table(metrics, "operating_point"),
+        "target_recall": fixed(metrics.get("target_recall"), 2),
+        "confusions": tables.confusions(metrics),
+        "contents": tables.contents_table(contents, metrics) if contents else None,
+        "sites": tables.sites_table(metrics, names) if local or federated else None,
+        "sites_sentence": sites_sentence(metrics),
+        "many_sites": len(names) > 25,
+        "rounds": tables.rounds_table(run.rounds, len(names)) if run.rounds else None,
+        "time": tables.time_table(metrics),
+        "traffic": tables.traffic_table(metrics),
+        "secure": _facts("Secure aggregation", metrics.get("secure")),
+        "encrypted": _facts("Encrypted inference", metrics.get("encrypted")),
+        "data": tables.facts_table("Data", {key: data.get(key) for key in noted}),
+        "rejected": _rejected(data.get("rejected")),
+        "federation": _federation(metrics),
+        "machine": tables.facts_table("Machine", section(metrics, "machine")),
+        "settings": tables.facts_table("Settings", settings),
+        "versions": _facts("Versions", run.config.get("versions")),
+        "command": rerun_command(run.config),
+        "seed": plain(metrics.get("seed")),
+    }
+
+
+def _card(metrics: Mapping[str, Any], name: Any) -> Json:
+    """Return one arm in brief: lesions found and false alarms, out of 100, at the operating point."""
+    arm = read_arm(metrics, name)
+    recall = score(arm, "operating_point", "recall")
+    alarms = score(arm, "operating_point", "specificity").complement()
+    auroc = score(arm, "half", "auroc")
+    return {
+        "arm": name,
+        "note": tables.ARM_NOTES[name],
+        "ran": arm is not None,
+        "found": None if recall.value is None else in_hundred(recall.value),
+        "alarms": None if alarms.value is None else in_hundred(alarms.value),
+        "auroc": with_bounds(auroc, 2),
+        "near_chance": arm is not None and is_near_chance(auroc),
+    }
+
+
+def _facts(caption: str, facts: object) -> tables.Table | None:
+    """Return a section's table; nothing for a part that did not run."""
+    return tables.facts_table(caption, facts) if isinstance(facts, dict) and facts else None
+
+
+def _federation(metrics: Mapping[str, Any]) -> tables.Table | None:
+    kept = ("engine", "aggregation", "best_round", "best_model_sha256", "model_sha256")
+    federation = section(metrics, "federation")
+    return _facts("Federation", {key: federation[key] for key in kept if federation.get(key) is not None})
+
+
+def _rejected(rejected: object) -> list[str]:
+    """Return a line for each file that could not be used."""
+    if isinstance(rejected, Mapping):
+        return [f"{key}: {plain(value)}" for key, value in rejected.items()]
+    if isinstance(rejected, list | tuple):
+        return [plain(list(item.values()) if isinstance(item, Mapping) else item) for item in rejected]
+    return [f"{count(rejected)} files"] if real(rejected) else []
+
+
+def _gallery_entry(item: GalleryItem) -> Json:
+    from PIL import Image
+
+    stream = BytesIO()
+    Image.fromarray(item.pixels).save(stream, "JPEG", quality=82)
+    return {
+        "uri": "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii"),
+        "caption": item.caption,
+        "verdict": item.verdict,
+        "right": item.verdict in ("lesion found", "rightly clear"),
+        "score": fixed(item.score, 2),
+        "threshold": fixed(item.threshold, 2),
+        "truth": "has a lesion" if item.target else "has no lesion",
+    }
+
+
+def _write_figures(directory: Path, pictures: Mapping[str, Picture]) -> None:
+    """Write the figures, and take away those that an earlier report of this run drew and this one lacks."""
+    directory.mkdir(exist_ok=True)
+    for name in FIGURES:
+        path = directory / f"{name}.svg"
+        if name in pictures:
+            _write_atomically(path, pictures[name].file)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+__all__ = ["COLOURS", "GalleryItem", "write_report"]
