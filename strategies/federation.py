@@ -241,6 +241,7 @@ class FederatedAveraging(Strategy):
                 }
                 for answer in self._answers
             ],
+            "local_epochs": self._plan.local_epochs,
             "bytes_down_per_site": bytes_down,
             "seconds": round(seconds, 3),
         }

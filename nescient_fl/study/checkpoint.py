@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -15,8 +16,9 @@ from nescient_fl.study.run_folder import write_atomically
 
 def save_checkpoint(path: Path, groups: Mapping[str, Mapping[str, Tensor]], state: Any) -> None:
     """Write groups of named tensors and a JSON-able state atomically, in the safetensors format."""
+    # Copied: one tensor may stand in two groups, which the format refuses.
     tensors = {
-        f"{group}/{name}": value.detach().cpu().contiguous()
+        f"{group}/{name}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for group, values in groups.items()
         for name, value in values.items()
     }

@@ -38,7 +38,7 @@ class StudySettings:
     balance: float = 1.0
     geometry: str = "upright"
     partition: str = "setting"
-    alpha: float = 0.5
+    alpha: float | None = None
     min_images: int = 40
     min_positives: int = 8
     recipe: str = "default"
@@ -70,11 +70,12 @@ class StudySettings:
         _one_of("device", self.device, DEVICES)
         for name, value in (
             ("balance", self.balance),
-            ("alpha", self.alpha),
             ("round-timeout", self.round_timeout),
         ):
             if not value > 0:
                 raise UserError(f"--{name} must be above 0, got {value}")
+        if self.alpha is not None and not self.alpha >= 0:
+            raise UserError(f"--alpha must be 0 or more, got {self.alpha}")
         if not 0 < self.target_recall <= 1:
             raise UserError(f"--target-recall is a share above 0 and up to 1, got {self.target_recall}")
         if len(self.source) > max(len(self.data), 1):

@@ -1,0 +1,104 @@
+"""The federated arm on Flower's Simulation Runtime: sites as Ray actors on this machine or a Ray cluster."""
+
+import logging
+import os
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nescient_fl.study.run_folder import RunFolder
+from strategies.federation import Watcher
+
+_ENVIRONMENT = {
+    # One thread a site: sites run side by side.
+    "OMP_NUM_THREADS": "1",
+    # Activations of a training step are a few megabytes each; handed back to the system after every step they
+    # cost a page fault for each 4 KiB of them in the next.
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TRIM_THRESHOLD_": "1073741824",
+}
+
+
+class RayEngine:
+    """Starts Ray in the background, since it takes seconds, while the study's data is made ready."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._error: BaseException | None = None
+        self._started = threading.Event()
+        self._closing = threading.Event()
+        # Ray's processes ask the kernel to be killed when the thread that started them ends, so that thread
+        # stays until the engine is closed.
+        self._keeper = threading.Thread(target=self._keep, name="ray", daemon=True)
+        self._keeper.start()
+
+    def _keep(self) -> None:
+        try:
+            import ray
+
+            for name, value in _ENVIRONMENT.items():
+                os.environ.setdefault(name, value)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)
+                ray.init(
+                    address=os.environ.get("RAY_ADDRESS"),
+                    num_cpus=None if os.environ.get("RAY_ADDRESS") else os.cpu_count(),
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
+        except BaseException as error:  # handed to whoever waits for the engine
+            self._error = error
+            self._started.set()
+            return
+        self._started.set()
+        self._closing.wait()
+        ray.shutdown()
+
+    def run(self, run: Path, sites: int, watcher: Watcher, stop: threading.Event) -> None:
+        """Run the federation of a run folder to its last round.
+
+        Raises what the coordinator raised: UserError when too few sites answer, Stopped when ``stop`` is set.
+        """
+        self._started.wait()
+        if self._error is not None:
+            raise self._error
+        _log_to(RunFolder(run).engine_log)
+        from flwr.simulation import run_simulation
+
+        from sites import client
+        from strategies import server
+
+        run_simulation(
+            server_app=server.make_app(run, watcher, stop),
+            client_app=client.make_app(str(run)),
+            num_supernodes=sites,
+            backend_config={"client_resources": self._resources(sites)},
+        )
+
+    def _resources(self, sites: int) -> dict[str, Any]:
+        if self._device.type != "cuda":
+            return {"num_cpus": 1, "num_gpus": 0.0}
+        gpus = max(torch.cuda.device_count(), 1)
+        side_by_side = max(1, min(sites, os.cpu_count() or 1, 4 * gpus))
+        return {"num_cpus": 1, "num_gpus": gpus / side_by_side}
+
+    def close(self) -> None:
+        """Stop Ray and every process it started."""
+        self._closing.set()
+        self._keeper.join()
+
+
+def _log_to(path: Path) -> None:
+    """Send Flower's and Ray's words to a file: the study's own view tells the user what matters."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for name in ("flwr", "ray"):
+        logger = logging.getLogger(name)
+        for old in list(logger.handlers):
+            logger.removeHandler(old)
+        logger.addHandler(handler)
+        logger.propagate = False

@@ -1,0 +1,128 @@
+"""Run a whole study on one machine: ``python -m nescient_fl.simulate --clients 5``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nescient_fl.cli import run_command
+
+_STUDY, _DATA, _TRAINING = "Study", "Radiographs", "Training"
+
+
+def _option(help: str, panel: str, **kwargs: Any) -> Any:
+    return typer.Option(help=help, rich_help_panel=panel, show_default=False, **kwargs)
+
+
+def simulate(
+    clients: Annotated[int | None, _option("How many hospitals to simulate. [dim](5)[/]", _STUDY)] = None,
+    rounds: Annotated[int | None, _option("Rounds of federated training. [dim](20)[/]", _STUDY)] = None,
+    local_epochs: Annotated[
+        int | None, _option("Epochs that each hospital trains in a round. [dim](2)[/]", _STUDY)
+    ] = None,
+    partition: Annotated[
+        str | None,
+        _option(
+            "How patients are divided among hospitals: setting (intensive care, ward, outpatients), iid, "
+            "dirichlet (uneven labels), quantity (uneven sizes), source (each dataset apart). "
+            "[dim](setting)[/]",
+            _STUDY,
+        ),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        _option("Unevenness of dirichlet (smaller is more uneven) or quantity (larger is).", _STUDY),
+    ] = None,
+    baselines: Annotated[
+        bool | None,
+        typer.Option(
+            "--baselines/--no-baselines",
+            help="Train the pooled and the local models too, to compare with. [dim](yes)[/]",
+            rich_help_panel=_STUDY,
+            show_default=False,
+        ),
+    ] = None,
+    target_recall: Annotated[
+        float | None,
+        _option("Recall that the operating point is chosen for, on validation. [dim](0.9)[/]", _STUDY),
+    ] = None,
+    min_sites: Annotated[
+        int | None, _option("Hospitals that must answer a round. [dim](more than half)[/]", _STUDY)
+    ] = None,
+    round_timeout: Annotated[
+        float | None, _option("Seconds to wait for a round's answers. [dim](3600)[/]", _STUDY)
+    ] = None,
+    seed: Annotated[
+        int | None, _option("The same seed gives the same study, bit for bit. [dim](0)[/]", _STUDY)
+    ] = None,
+    out: Annotated[
+        Path | None, _option("The run folder to write. [dim](a new one below runs/)[/]", _STUDY)
+    ] = None,
+    resume: Annotated[
+        Path | None, _option("Go on with an interrupted run, with the settings it has.", _STUDY)
+    ] = None,
+    config: Annotated[
+        Path | None, _option("TOML file of options; the command line goes first.", _STUDY)
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        _option("Dataset folder; may be given several times. [dim](synthetic radiographs)[/]", _DATA),
+    ] = None,
+    source: Annotated[
+        list[str] | None, _option("What the folder holds: chexpert or nih. [dim](told from it)[/]", _DATA)
+    ] = None,
+    phantom_images: Annotated[
+        int | None, _option("Synthetic radiographs to draw when there is no --data. [dim](2400)[/]", _DATA)
+    ] = None,
+    cohort: Annotated[
+        str | None, _option("Rule that selects radiographs: corrected or paper. [dim](corrected)[/]", _DATA)
+    ] = None,
+    uncertain: Annotated[
+        str | None,
+        _option(
+            "What the corrected cohort does with uncertain labels: exclude, positive or negative. "
+            "[dim](exclude)[/]",
+            _DATA,
+        ),
+    ] = None,
+    balance: Annotated[float | None, _option("Negatives for each positive. [dim](1.0)[/]", _DATA)] = None,
+    geometry: Annotated[
+        str | None, _option("How a radiograph fills the frame: upright or paper. [dim](upright)[/]", _DATA)
+    ] = None,
+    min_images: Annotated[
+        int | None, _option("Fewest radiographs a hospital may have. [dim](40)[/]", _DATA)
+    ] = None,
+    min_positives: Annotated[
+        int | None, _option("Fewest positive ones a hospital may have. [dim](8)[/]", _DATA)
+    ] = None,
+    recipe: Annotated[
+        str | None, _option("How the network is trained: default or paper. [dim](default)[/]", _TRAINING)
+    ] = None,
+    learning_rate: Annotated[float | None, _option("Instead of the recipe's.", _TRAINING)] = None,
+    weight_decay: Annotated[float | None, _option("Instead of the recipe's.", _TRAINING)] = None,
+    batch_size: Annotated[int | None, _option("Instead of the recipe's.", _TRAINING)] = None,
+    clip_norm: Annotated[float | None, _option("Largest norm of a step's gradient.", _TRAINING)] = None,
+    activation: Annotated[str | None, _option("relu or gelu. [dim](relu)[/]", _TRAINING)] = None,
+    dropout: Annotated[float | None, _option("Of the hidden dense layers. [dim](0)[/]", _TRAINING)] = None,
+    device: Annotated[
+        str | None, _option("auto, cpu or cuda: a GPU is shared by the hospitals. [dim](auto)[/]", _TRAINING)
+    ] = None,
+) -> None:
+    """Learn to detect lung lesions across hospitals that never share an image, and report what it cost.
+
+    Divides radiographs among simulated hospitals, trains one model by federated averaging, one on all data
+    in one place and one at each hospital alone, compares their recall on the same held-out patients, and
+    writes a run folder with report.html. Without --data it draws synthetic radiographs.
+    """
+    options = {
+        key: value
+        for key, value in locals().items()
+        if key not in ("out", "resume", "config") and value is not None
+    }
+    from nescient_fl.arms.session import run_study
+
+    run_study(options, out=out, resume=resume, config=config)
+
+
+if __name__ == "__main__":
+    run_command(simulate)
