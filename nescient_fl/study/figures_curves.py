@@ -83,9 +83,8 @@ def _curves(axes: "Axes", metrics: Mapping[str, Any], kind: str) -> None:
         curves: list[Json] = section(arm, "curves").get(kind) or []
         many = len(curves) > 1
         for curve in curves:
-            points = [
-                (real(a), real(b)) for a, b in zip(curve.get("x", []), curve.get("y", []), strict=False)
-            ]
+            pairs = _thinned(list(zip(curve.get("x") or [], curve.get("y") or [], strict=False)))
+            points = [(real(a), real(b)) for a, b in pairs]
             known = [(a, b) for a, b in points if a is not None and b is not None]
             axes.plot(
                 [a for a, _ in known],
@@ -97,6 +96,14 @@ def _curves(axes: "Axes", metrics: Mapping[str, Any], kind: str) -> None:
             )
         handles.append(arm_handle(name, text=f"{name}, {len(curves)} models" if many else None))
     legend_above(axes, handles[::-1])
+
+
+def _thinned(points: list[tuple[Any, Any]], most: int = 400) -> list[tuple[Any, Any]]:
+    """Keep as many points of a curve as a figure can show, both ends among them."""
+    if len(points) <= most:
+        return points
+    step = (len(points) - 1) / (most - 1)
+    return [points[round(index * step)] for index in range(most)]
 
 
 def _spot(axes: "Axes", name: Any, point: Point, x: float | None, y: float | None) -> None:

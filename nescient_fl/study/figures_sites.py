@@ -15,7 +15,7 @@ from nescient_fl.study.figures_style import (
     legend_above,
     new_figure,
 )
-from nescient_fl.study.report_values import read_arm, read_interval, section
+from nescient_fl.study.report_values import ArmName, read_arm, read_interval, section
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,15 +57,15 @@ def dumbbells(metrics: Mapping[str, Any], sites: Sequence[str], metric: str) -> 
     figure = new_figure(_height(sites))
     axes = add_axes(figure, left=_left(sites), bottom=0.58, right=0.2, top=0.38)
     before, after = (site_scores(metrics, arm, metric) for arm in ("local", "federated"))
-    for row, name in enumerate(sites):
-        start, end = before.get(name), after.get(name)
-        if start is not None and end is not None:
-            axes.plot([start, end], [row, row], color=COLOURS["muted"], linewidth=1.6, alpha=0.6, zorder=1)
-        if start is not None:
-            axes.plot([start], [row], color=COLOURS["local"], marker=MARKERS["local"], linestyle="none")
-        if end is not None:
-            color, marker = COLOURS["federated"], MARKERS["federated"]
-            axes.plot([end], [row], color=color, marker=marker, linestyle="none")
+    pairs = [(row, before.get(name), after.get(name)) for row, name in enumerate(sites)]
+    joined = [(row, start, end) for row, start, end in pairs if start is not None and end is not None]
+    rows, starts, ends = ([item[part] for item in joined] for part in range(3))
+    axes.hlines(rows, starts, ends, color=COLOURS["muted"], linewidth=1.6, alpha=0.6, zorder=1)
+    arms: tuple[tuple[ArmName, int], ...] = (("local", 1), ("federated", 2))
+    for arm, part in arms:
+        dots = [(float(item[part] or 0.0), item[0]) for item in pairs if item[part] is not None]
+        x, y = [dot[0] for dot in dots], [dot[1] for dot in dots]
+        axes.plot(x, y, color=COLOURS[arm], marker=MARKERS[arm], linestyle="none")
     known = [end for end in [*before.values(), *after.values()] if end is not None]
     axes.set_xlim(min([0.5, *known]) - 0.04, 1.03)
     axes.set_xlabel("AUROC" if metric == "auroc" else f"{metric} at the operating point")

@@ -33,12 +33,13 @@ COLOURS = {
 MARKERS: dict[ArmName, str] = {"federated": "o", "pooled": "s", "local": "^"}
 DASHES: dict[ArmName, Any] = {"federated": "-", "pooled": (0, (5, 2)), "local": (0, (1.5, 1.5))}
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-WIDTH = 5.6  # inches, so 403 units of an SVG: legible on a phone, and two side by side on a desktop
+WIDTH = 5.1  # inches, so 367 units of an SVG: legible on a phone, and two side by side on a desktop
 UNITS_PER_INCH = 72
 
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "http://www.w3.org/1999/xlink"
-_LONG_DECIMALS = re.compile(r"(-?\d+\.\d{2})\d+")
+_LONG_DECIMALS = {digits: re.compile(rf"(-?\d+\.\d{{{digits}}})\d+") for digits in (1, 2)}
+_LONG_PATH = 1000
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,8 @@ def _rewrite_element(element: ElementTree.Element, prefix: str, used: set[str], 
         elif key == "style":
             element.attrib[key] = _style(value, themed)
         elif key in ("d", "x", "y", "transform", "width", "height"):
-            element.attrib[key] = " ".join(_LONG_DECIMALS.sub(r"\1", value).split())
+            decimals = _LONG_DECIMALS[1 if len(value) > _LONG_PATH else 2]
+            element.attrib[key] = " ".join(decimals.sub(r"\1", value).split())
 
 
 def _style(value: str, themed: bool) -> str:

@@ -20,21 +20,19 @@ import numpy.typing as npt
 from nescient_fl.study import report_tables as tables
 from nescient_fl.study.figures import FIGURES, draw_figures
 from nescient_fl.study.figures_style import COLOURS, Picture
-from nescient_fl.study.report_run import RunFolder, one_line, read_run, rerun_command
+from nescient_fl.study.report_run import RunFolder, flat, one_line, read_run, rerun_command
 from nescient_fl.study.report_sites import SiteContent, site_contents
 from nescient_fl.study.report_values import (
     ARMS,
     Json,
-    count,
     fixed,
     plain,
     read_arm,
-    real,
     score,
     section,
     with_bounds,
 )
-from nescient_fl.study.summary_text import in_hundred, is_near_chance, sites_sentence, summarise
+from nescient_fl.study.summary_text import headline, in_hundred, is_near_chance, sites_sentence, summarise
 
 FRAME = (320, 390)
 
@@ -115,19 +113,20 @@ def _context(run: RunFolder, contents: Sequence[SiteContent]) -> Json:
     """Return everything the template lays out, as text."""
     metrics, data = run.metrics, section(run.metrics, "data")
     names = [site.name for site in contents]
-    settings = {key: value for key, value in run.config.items() if key != "versions"}
-    noted = ("source", "cohort", "uncertain", "partition", "geometry", "images", "patients", "positives")
+    settings = {key: value for key, value in flat(run.config).items() if key != "versions"}
     local, federated = read_arm(metrics, "local"), read_arm(metrics, "federated")
     return {
         "name": run.name,
         "synthetic": run.synthetic,
         "source": plain(data.get("source")),
         "line": one_line(run),
+        "headline": headline(metrics),
         "summary": summarise(metrics),
         "cards": [_card(metrics, name) for name in ARMS],
         "half": tables.arm_table(metrics, "half"),
         "point": tables.arm_table(metrics, "operating_point"),
         "target_recall": fixed(metrics.get("target_recall"), 2),
+        "calibration": tables.calibration_table(metrics),
         "confusions": tables.confusions(metrics),
         "contents": tables.contents_table(contents, metrics) if contents else None,
         "sites": tables.sites_table(metrics, names) if local or federated else None,
@@ -138,8 +137,9 @@ def _context(run: RunFolder, contents: Sequence[SiteContent]) -> Json:
         "traffic": tables.traffic_table(metrics),
         "secure": _facts("Secure aggregation", metrics.get("secure")),
         "encrypted": _facts("Encrypted inference", metrics.get("encrypted")),
-        "data": tables.facts_table("Data", {key: data.get(key) for key in noted}),
-        "rejected": _rejected(data.get("rejected")),
+        "data": tables.data_tables(metrics),
+        "notes": [plain(note) for note in data.get("notes") or []],
+        "rejected": tables.rejected_lines(data.get("rejected")),
         "federation": _federation(metrics),
         "machine": tables.facts_table("Machine", section(metrics, "machine")),
         "settings": tables.facts_table("Settings", settings),
@@ -175,15 +175,6 @@ def _federation(metrics: Mapping[str, Any]) -> tables.Table | None:
     kept = ("engine", "aggregation", "best_round", "best_model_sha256", "model_sha256")
     federation = section(metrics, "federation")
     return _facts("Federation", {key: federation[key] for key in kept if federation.get(key) is not None})
-
-
-def _rejected(rejected: object) -> list[str]:
-    """Return a line for each file that could not be used."""
-    if isinstance(rejected, Mapping):
-        return [f"{key}: {plain(value)}" for key, value in rejected.items()]
-    if isinstance(rejected, list | tuple):
-        return [plain(list(item.values()) if isinstance(item, Mapping) else item) for item in rejected]
-    return [f"{count(rejected)} files"] if real(rejected) else []
 
 
 def _gallery_entry(item: GalleryItem) -> Json:

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,21 +109,40 @@ def one_line(run: RunFolder) -> str:
             parts.append(text.format(data[key]))
     if real(data.get("images")) is not None:
         parts.append(f"{count(data['images'])} images of {count(data.get('patients'))} patients")
-    if run.config.get("recipe"):
-        parts.append(f"{run.config['recipe']} recipe")
+    recipe = flat(run.config).get("recipe")
+    if recipe:
+        parts.append(f"{plain(recipe)} recipe")
     parts.append(f"seed {plain(run.metrics.get('seed'))}")
     return ", ".join(parts)
 
 
+ALWAYS_SAID = ("clients", "rounds", "seed")
+
+
 def rerun_command(config: Mapping[str, Any]) -> str:
-    """Return the command that was run, as recorded, or as the settings spell it."""
+    """Return the command as it was recorded, or else as the settings that are not the defaults spell it."""
+    from nescient_fl.study.settings import StudySettings
+
     command = config.get("command")
     if isinstance(command, list) and command:
         return shlex.join(str(word) for word in command)
     if isinstance(command, str) and command:
         return command
-    words = ["python", "-m", "nescient_fl.simulate"]
-    for key in ("clients", "rounds", "local_epochs", "partition", "alpha", "recipe", "seed"):
-        if config.get(key) is not None:
-            words += [f"--{key.replace('_', '-')}", plain(config[key])]
+    words, options = ["python", "-m", "nescient_fl.simulate"], flat(config)
+    for option in fields(StudySettings):
+        value, flag = options.get(option.name), "--" + option.name.replace("_", "-")
+        default = list(option.default) if isinstance(option.default, tuple) else option.default
+        if value is None or (value == default and option.name not in ALWAYS_SAID):
+            continue
+        if isinstance(value, bool):
+            words.append(flag if value else flag.replace("--", "--no-", 1))
+            continue
+        for item in value if isinstance(value, list) else [value]:
+            words += [flag, str(item)]
     return shlex.join(words)
+
+
+def flat(config: Mapping[str, Any]) -> Json:
+    """Return the settings with those of an inner ``settings`` section beside the others."""
+    inner = section(config, "settings")
+    return {key: value for key, value in config.items() if key != "settings"} | inner

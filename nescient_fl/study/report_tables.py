@@ -14,6 +14,7 @@ from nescient_fl.study.report_values import (
     Point,
     count,
     duration,
+    figure,
     fixed,
     plain,
     read_arm,
@@ -22,7 +23,6 @@ from nescient_fl.study.report_values import (
     score,
     section,
     size,
-    with_bounds,
 )
 
 ARM_NOTES: dict[ArmName, str] = {
@@ -31,6 +31,10 @@ ARM_NOTES: dict[ArmName, str] = {
     "local": "mean of the sites' own models",
 }
 LOCAL_ROW = "local (mean of the site models)"
+REJECTED_SHOWN = 100
+
+
+Cell = str | tuple[str, str]  # a text, or a figure and its interval
 
 
 @dataclass(frozen=True)
@@ -39,14 +43,13 @@ class Table:
 
     caption: str
     head: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[Cell]]
 
 
 @dataclass(frozen=True)
 class Confusion:
     """One confusion matrix, in images (for the local arm a mean, so not whole)."""
 
-    arm: str
     where: str
     cells: dict[str, str]
     shares: dict[str, float]
@@ -54,16 +57,16 @@ class Confusion:
 
 def arm_table(metrics: Mapping[str, Any], point: Point) -> Table:
     """Return every arm's scores at one threshold."""
-    ranks = ("auroc", "auprc", "brier", "calibration_error") if point == "half" else ()
+    ranks = ("auroc", "auprc") if point == "half" else ()
     names = [*POINT_METRICS, *ranks]
-    rows = []
+    rows: list[list[Cell]] = []
     for name in ARMS:
         arm = read_arm(metrics, name)
         title = LOCAL_ROW if name == "local" else name
         if arm is None:
             rows.append([f"{title}: not part of this run", *[MISSING] * (len(names) + (point != "half"))])
             continue
-        cells = [with_bounds(score(arm, point, metric)) for metric in names]
+        cells: list[Cell] = [figure(score(arm, point, metric)) for metric in names]
         if point != "half":
             cells.insert(0, threshold_text(name, arm))
         rows.append([title, *cells])
@@ -80,12 +83,25 @@ def threshold_text(name: ArmName, arm: Mapping[str, Any]) -> str:
     return fixed(threshold)
 
 
-def confusions(metrics: Mapping[str, Any]) -> list[Confusion]:
+def calibration_table(metrics: Mapping[str, Any]) -> Table:
+    """Return how far each arm's scores are from probabilities."""
+    arms = [(name, read_arm(metrics, name)) for name in ARMS]
+    rows = [
+        [name, *(figure(score(arm, "half", key)) for key in ("brier", "calibration_error"))]
+        for name, arm in arms
+        if arm is not None
+    ]
+    return Table(
+        "Scores as probabilities: lower is better", ["Arm", "Brier score", "Calibration error"], rows
+    )
+
+
+def confusions(metrics: Mapping[str, Any]) -> list[tuple[str, list[Confusion]]]:
     """Return each arm's two confusion matrices, where it has them."""
     found = []
     for name in ARMS:
-        arm = read_arm(metrics, name)
-        for part, where in (("half", "threshold 0.5"), ("operating_point", "operating point")):
+        arm, pair = read_arm(metrics, name), []
+        for part, where in (("operating_point", "operating point"), ("half", "threshold 0.5")):
             counts = section(arm, "confusion", part)
             cells = {key: real(counts.get(key)) for key in ("tp", "fn", "fp", "tn")}
             known = {key: value for key, value in cells.items() if value is not None}
@@ -97,7 +113,9 @@ def confusions(metrics: Mapping[str, Any]) -> list[Confusion]:
                 for key, value in known.items()
             }
             texts = {key: count(value) for key, value in known.items()}
-            found.append(Confusion(LOCAL_ROW if name == "local" else name, where, texts, shares))
+            pair.append(Confusion(where, texts, shares))
+        if pair:
+            found.append((LOCAL_ROW if name == "local" else name, pair))
     return found
 
 
@@ -149,13 +167,13 @@ def sites_table(metrics: Mapping[str, Any], names: Sequence[str]) -> Table:
     for name in names:
         own, shared = before.get(name, {}), after.get(name, {})
         either = shared or own
-        cells = [name, count(either.get("images")), count(either.get("positives"))]
+        cells: list[Cell] = [name, count(either.get("images")), count(either.get("positives"))]
         for part, metric in (
             ("operating_point", "recall"),
             ("operating_point", "specificity"),
             ("test", "auroc"),
         ):
-            cells += [with_bounds(read_interval(section(row, part).get(metric)), 2) for row in (own, shared)]
+            cells += [figure(read_interval(section(row, part).get(metric)), 2) for row in (own, shared)]
         rows.append(cells)
     head = ["Site", "Test images", "With a lesion"]
     head += [
@@ -226,8 +244,46 @@ def traffic_table(metrics: Mapping[str, Any]) -> Table | None:
 
 def facts_table(caption: str, facts: Mapping[str, Any]) -> Table:
     """Return any flat section as names and values."""
-    rows = [[words(key), plain(value)] for key, value in facts.items()]
+    rows: list[list[str]] = []
+    for key, value in facts.items():
+        inner = value.items() if isinstance(value, Mapping) else [(None, value)]
+        rows += [[words(key) + ("" if name is None else f": {name}"), plain(leaf)] for name, leaf in inner]
     return Table(caption, ["What", "Value"], rows)
+
+
+def data_tables(metrics: Mapping[str, Any]) -> list[Table]:
+    """Return what the data is, and what was left out of it and why."""
+    data = section(metrics, "data")
+    kept = ("source", "cohort", "uncertain", "partition", "geometry", "rows_read")
+    facts = {words(key): plain(data[key]) for key in kept if data.get(key) is not None}
+    rows = [[name, value] for name, value in facts.items()]
+    sizes = []
+    for name, prefix in (("In the study", ""), ("Held out", "test_")):
+        sizes.append([name, *(count(data.get(prefix + key)) for key in ("images", "patients", "positives"))])
+    found = [
+        Table("Data", ["What", "Value"], rows),
+        Table("Sizes", ["Part", "Images", "Patients", "With a lesion"], sizes),
+    ]
+    dropped = section(data, "dropped")
+    if dropped:
+        left = [[str(reason), count(many)] for reason, many in dropped.items()]
+        found.append(Table("Rows left out", ["Reason", "Rows"], left))
+    return found
+
+
+def rejected_lines(rejected: object) -> list[str]:
+    """Return a line for each file that could not be used; of very many, the first."""
+    if isinstance(rejected, Mapping):
+        lines = [f"{key}: {plain(value)}" for key, value in rejected.items()]
+    elif isinstance(rejected, list | tuple):
+        lines = [
+            ": ".join(plain(part) for part in item.values()) if isinstance(item, Mapping) else plain(item)
+            for item in rejected
+        ]
+    else:
+        lines = [f"{count(rejected)} files"] if real(rejected) else []
+    more = len(lines) - REJECTED_SHOWN
+    return [*lines[:REJECTED_SHOWN], f"and {count(more)} more"] if more > 0 else lines
 
 
 def words(key: str) -> str:

@@ -115,6 +115,14 @@ def with_bounds(interval: Interval, digits: int = 3) -> str:
     return f"{text} ({low:.{digits}f}\u2013{high:.{digits}f})"
 
 
+def figure(interval: Interval, digits: int = 3) -> str | tuple[str, str]:
+    """Write a figure and its bounds apart, for a cell that sets one below the other."""
+    if interval.bounds is None:
+        return fixed(interval.value, digits)
+    low, high = interval.bounds
+    return fixed(interval.value, digits), f"{low:.{digits}f}\u2013{high:.{digits}f}"
+
+
 def duration(value: object) -> str:
     """Write a time the way a person says it: 0.4 s, 38 s, 12 min 5 s, 2 h 3 min."""
     seconds = real(value)

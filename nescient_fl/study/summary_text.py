@@ -5,7 +5,7 @@ whole images out of 100. Two arms are only said to differ when their 95% interva
 whose AUROC cannot be told from guessing is called near chance whatever its recall is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nescient_fl.study.report_values import (
@@ -13,11 +13,13 @@ from nescient_fl.study.report_values import (
     NEAR_CHANCE,
     ArmName,
     Interval,
+    fixed,
     read_arm,
     read_interval,
     real,
     score,
     section,
+    with_bounds,
 )
 
 SUBJECT: dict[ArmName, str] = {
@@ -27,11 +29,40 @@ SUBJECT: dict[ArmName, str] = {
 }
 
 
+def headline(metrics: Mapping[str, Any]) -> str:
+    """Return the answer in one or two sentences: what federation found, and what it cost against pooling."""
+    federated, pooled = read_arm(metrics, "federated"), read_arm(metrics, "pooled")
+    if federated is None:
+        return "This run has no federated arm, so it says nothing about what federation costs."
+    if is_near_chance(score(federated, "half", "auroc")):
+        auroc = with_bounds(score(federated, "half", "auroc"), 2)
+        return (
+            f"The federated model is near chance (AUROC {auroc}): nothing here shows that it finds lesions."
+        )
+    recall, alarms = _at_operating_point(federated)
+    if recall.value is None:
+        return "Recall is undefined in this run, so it cannot say what federation costs."
+    found = f"Federation found {in_hundred(recall.value)} of 100 lesions"
+    if alarms.value is not None:
+        found += f" with {in_hundred(alarms.value)} false alarms in 100 images without one"
+    if pooled is None:
+        return f"{found}. This run has no pooled arm to compare with."
+    pairs = _pairs(federated, pooled)
+    if "lesions found" not in pairs:
+        return f"{found}. The pooled arm's recall is undefined, so there is nothing to compare."
+    found += f"; pooling found {in_hundred(pairs['lesions found'][1].value or 0.0)}"
+    if "false alarms" in pairs:
+        found += f" with {in_hundred(pairs['false alarms'][1].value or 0.0)}"
+    if "AUROC" in pairs:
+        found += f". AUROC was {fixed(pairs['AUROC'][0].value)} against {fixed(pairs['AUROC'][1].value)}"
+    return f"{found}. {_verdict(pairs)}"
+
+
 def summarise(metrics: Mapping[str, Any]) -> list[str]:
-    """Return the summary, a sentence or two an item, in reading order."""
+    """Return the rest of the summary, a sentence or two an item, in reading order."""
     sentences = [data_sentence(metrics)]
     for name in ARMS:
-        sentences += arm_sentences(metrics, name)
+        sentences.append(" ".join(arm_sentences(metrics, name)))
     sentences += [federation_cost(metrics), local_gap(metrics), privacy_sentence(metrics)]
     return [sentence for sentence in sentences if sentence]
 
@@ -74,32 +105,26 @@ def arm_sentences(metrics: Mapping[str, Any], name: ArmName) -> list[str]:
     arm = read_arm(metrics, name)
     if arm is None:
         return [f"{SUBJECT[name]} is not part of this run."]
-    who = SUBJECT[name] + (", on average," if name == "local" else "")
-    recall = score(arm, "operating_point", "recall")
-    alarms = score(arm, "operating_point", "specificity").complement()
-    where = ""
-    if recall.value is None and alarms.value is None:
-        recall, alarms = score(arm, "half", "recall"), score(arm, "half", "specificity").complement()
-        where = " at threshold 0.5"
+    recall, alarms = _at_operating_point(arm)
     if recall.value is None:
         sentence = (
             f"{SUBJECT[name]} has no recall to report: recall is undefined without a lesion to find"
             " or a threshold to judge by."
         )
     else:
-        sentence = f"{who} found {_of_hundred(recall)} lesions{where}"
-        sentence += "." if alarms.value is None else f" and raised a false alarm on {_healthy(alarms)}."
+        who = SUBJECT[name] + (", on average," if name == "local" else "")
+        sentence = f"{who} found {in_hundred(recall.value)} of 100 lesions{_between(recall)}"
+        if alarms.value is not None:
+            sentence += f" and raised a false alarm on {in_hundred(alarms.value)} of 100 images without one"
+            sentence += _between(alarms)
+        sentence += "."
     return [sentence, *_chance_sentence(name, arm)]
 
 
-def _of_hundred(interval: Interval) -> str:
-    assert interval.value is not None
-    return f"{in_hundred(interval.value)} of 100{_between(interval)}"
-
-
-def _healthy(alarms: Interval) -> str:
-    assert alarms.value is not None
-    return f"{in_hundred(alarms.value)} of 100 images without one{_between(alarms)}"
+def _at_operating_point(arm: Mapping[str, Any]) -> tuple[Interval, Interval]:
+    """Return recall and false-alarm rate at the operating point."""
+    specificity = score(arm, "operating_point", "specificity")
+    return score(arm, "operating_point", "recall"), specificity.complement()
 
 
 def _between(interval: Interval) -> str:
@@ -146,57 +171,78 @@ def _flagged_share(arm: Mapping[str, Any]) -> float | None:
 
 def federation_cost(metrics: Mapping[str, Any]) -> str:
     """Say what federation cost in recall against pooling, and whether the run can tell."""
-    federated, pooled = read_arm(metrics, "federated"), read_arm(metrics, "pooled")
-    if federated is None or pooled is None:
-        return "What federation cost against pooling cannot be said: this run has no such comparison."
-    return _compare(federated, pooled, "Federation", "pooling the data in one place")
+    return _compare(metrics, "pooled", "pooling the data in one place")
 
 
 def local_gap(metrics: Mapping[str, Any]) -> str:
     """Say what federation changed against training alone, and whether the run can tell."""
-    federated, local = read_arm(metrics, "federated"), read_arm(metrics, "local")
-    if federated is None or local is None:
+    return _compare(metrics, "local", "a site training alone")
+
+
+def _compare(metrics: Mapping[str, Any], other: ArmName, against: str) -> str:
+    """Set federation beside another arm: the gaps in figures, then which of them the run can tell."""
+    federated, compared = read_arm(metrics, "federated"), read_arm(metrics, other)
+    if federated is None or compared is None:
         return ""
-    return _compare(federated, local, "Federation", "a site training alone")
-
-
-def _compare(one: Mapping[str, Any], other: Mapping[str, Any], who: str, against: str) -> str:
-    recalls = [score(arm, "operating_point", "recall") for arm in (one, other)]
-    if not (recalls[0].known and recalls[1].known):
+    pairs = _pairs(federated, compared)
+    if "lesions found" not in pairs:
         return f"Against {against}: recall is undefined here, so there is nothing to compare."
-    difference = _difference(recalls[0], recalls[1], "lesions", "found")
-    text = f"Against {against}, {who.lower()} {difference} of 100; {_verdict(recalls[0], recalls[1])}."
-    alarms = [score(arm, "operating_point", "specificity").complement() for arm in (one, other)]
-    if alarms[0].known and alarms[1].known:
-        gap = _difference(alarms[0], alarms[1], "false alarms", "raised")
-        text += f" It {gap} in 100 images without a lesion; {_verdict(alarms[0], alarms[1])}."
-    ranks = [score(arm, "half", "auroc") for arm in (one, other)]
-    if ranks[0].value is not None and ranks[1].value is not None:
-        text += (
-            f" Its AUROC was {ranks[0].value:.3f} against {ranks[1].value:.3f};"
-            f" {_verdict(ranks[0], ranks[1])}."
-        )
-    if any(is_near_chance(rank) for rank in ranks):
-        text += " With a model near chance among the two, the comparison says little."
+    gaps = [f"found {_gap(pairs['lesions found'], 'lesions')} of 100"]
+    if "false alarms" in pairs:
+        gaps.append(f"raised {_gap(pairs['false alarms'], 'false alarms')} in 100 images without one")
+    if "AUROC" in pairs:
+        one, two = pairs["AUROC"]
+        gaps.append(f"had an AUROC of {fixed(one.value)} against {fixed(two.value)}")
+    text = f"Against {against}, federation {_listed(gaps)}. {_verdict(pairs)}"
+    if any(is_near_chance(score(arm, "half", "auroc")) for arm in (federated, compared)):
+        text += " One of the two is near chance, so the comparison of their recall says little."
     return text
 
 
-def _difference(one: Interval, other: Interval, what: str, verb: str) -> str:
-    assert one.value is not None
-    assert other.value is not None
-    gap = in_hundred(one.value) - in_hundred(other.value)
-    if gap == 0:
-        return f"{verb} as many {what}"
-    return f"{verb} {abs(gap)} {'more' if gap > 0 else 'fewer'} {what}"
+Pairs = dict[str, tuple[Interval, Interval]]
 
 
-def _verdict(one: Interval, other: Interval) -> str:
-    overlap = one.overlaps(other)
-    if overlap is None:
-        return "without both intervals this run cannot say whether that is more than chance"
-    if overlap:
-        return "the intervals overlap, so this run cannot tell them apart"
-    return "the intervals do not overlap"
+def _pairs(one: Mapping[str, Any], other: Mapping[str, Any]) -> Pairs:
+    """Return the measures that both arms have."""
+    recalls, alarms = zip(_at_operating_point(one), _at_operating_point(other), strict=True)
+    ranks = score(one, "half", "auroc"), score(other, "half", "auroc")
+    pairs = {"lesions found": recalls, "false alarms": alarms, "AUROC": ranks}
+    return {name: pair for name, pair in pairs.items() if pair[0].known and pair[1].known}
+
+
+def _gap(pair: tuple[Interval, Interval], what: str) -> str:
+    """Return the difference of the whole numbers that the reader sees elsewhere."""
+    gap = in_hundred(pair[0].value or 0.0) - in_hundred(pair[1].value or 0.0)
+    return f"as many {what}" if gap == 0 else f"{abs(gap)} {'more' if gap > 0 else 'fewer'} {what}"
+
+
+def _verdict(pairs: Pairs) -> str:
+    """Say on which measures the run can tell two arms apart: where their intervals do not overlap."""
+    groups: dict[bool | None, list[str]] = {True: [], False: [], None: []}
+    for name, (one, other) in pairs.items():
+        groups[one.overlaps(other)].append(name)
+    together, apart, unknown = groups[True], groups[False], groups[None]
+    if together and not apart and not unknown:
+        where = "On each of these the" if len(together) > 1 else "The"
+        return f"{where} intervals overlap, so this run cannot tell them apart."
+    sentences = []
+    if apart:
+        sentences.append(
+            f"On {_listed(apart)} the intervals do not overlap: the gap is more than the choice of"
+            " held-out patients explains."
+        )
+    if together:
+        sentences.append(f"On {_listed(together)} the intervals overlap, so this run cannot tell them apart.")
+    if unknown:
+        sentences.append(
+            f"On {_listed(unknown)} there are no intervals, so this run cannot say whether the gap is more"
+            " than chance."
+        )
+    return " ".join(sentences)
+
+
+def _listed(items: Sequence[str]) -> str:
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
 def sites_sentence(metrics: Mapping[str, Any]) -> str:

@@ -160,12 +160,12 @@ def _pr(target: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 def _intervals(
     target: np.ndarray, scores: np.ndarray, threshold: float, keys: Sequence[str], sample: SampleRun
 ) -> Json:
-    """Score once, then over 60 resamples of the images for the interval."""
+    """Score once, then over 30 resamples of the images for the interval."""
     values = _all(target, scores, threshold)
     rng = np.random.default_rng(sample.seed)
     draws: list[dict[str, float | None]] = []
     if sample.intervals and len(target) > 3:
-        for _ in range(60):
+        for _ in range(30):
             pick = rng.integers(0, len(target), len(target))
             draws.append(_all(target[pick], scores[pick], threshold))
     found: Json = {}
@@ -337,7 +337,8 @@ def _metrics(
             "uncertain": "exclude",
             "partition": "dirichlet",
             "geometry": "upright",
-            "rejected": [],
+            "rejected": [] if sample.synthetic else [{"image": "train/p1.jpg", "reason": "truncated"}],
+            "dropped": {"lateral view": 120, "uncertain": 14},
         },
         "seed": sample.seed,
         "target_recall": TARGET_RECALL,
@@ -401,9 +402,9 @@ def _config(sample: SampleRun, names: list[str]) -> Json:
         "alpha": 0.5,
         "recipe": "default",
         "seed": sample.seed,
-        "data": None if sample.synthetic else "/data/CheXpert-v1.0-small",
+        "data": [] if sample.synthetic else ["/data/CheXpert-v1.0-small"],
         "device": "auto",
-        "resume": False,
+        "baselines": True,
         "versions": {"nescient_fl": "0.1.0", "torch": "2.14.1", "flwr": "1.41.0"},
     }
 
