@@ -29,14 +29,15 @@ def phantom(
         )
     what = "Already there" if summary.reused else "Wrote"
     console.print(
-        f"{what}: {summary.images:,} synthetic radiographs of {summary.patients:,} patients in {summary.directory}",
+        f"{what}: {summary.images:,} synthetic radiographs of {summary.patients:,} patients "
+        f"in {summary.directory}",
         highlight=False,
         soft_wrap=True,
     )
     console.print(
-        f"Lung lesion: {summary.positives:,} positive, {summary.negated:,} negated, {summary.uncertain:,} uncertain, "
-        f"{summary.unmentioned:,} not mentioned. These pictures are synthetic: no figure measured on them "
-        "speaks of real patients.",
+        f"Lung lesion: {summary.positives:,} positive, {summary.negated:,} negated, "
+        f"{summary.uncertain:,} uncertain, {summary.unmentioned:,} not mentioned. "
+        "These pictures are synthetic: no figure measured on them speaks of real patients.",
         highlight=False,
         soft_wrap=True,
     )

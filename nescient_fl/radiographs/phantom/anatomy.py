@@ -65,17 +65,17 @@ def draw_anatomy(rng: np.random.Generator, sex: str, age: int) -> Anatomy:
         dome_left=float(0.68 + rng.normal(0, 0.07)),
         dome_height=float(0.24 + rng.normal(0, 0.04)),
         wall=float(np.clip(rng.normal(0.17, 0.06), 0.07, 0.36)),
-        shoulder_drop=float(0.30 + rng.normal(0, 0.06)),
+        shoulder_drop=float(0.20 + rng.normal(0, 0.05)),
         neck=float(np.clip(rng.normal(0.36, 0.04), 0.28, 0.48)),
         heart_left=float(np.clip(rng.normal(0.36 + 0.03 * old, 0.06), 0.22, 0.58)),
-        heart_right=float(np.clip(rng.normal(0.15, 0.035), 0.07, 0.26)),
+        heart_right=float(np.clip(rng.normal(0.125, 0.03), 0.06, 0.22)),
         heart_y=float(0.30 + rng.normal(0, 0.04)),
         knob=float(np.clip(rng.normal(0.09 + 0.05 * old, 0.03), 0.02, 0.22)),
         upper=float(np.clip(rng.normal(0.17, 0.025), 0.12, 0.25)),
         spine_bend=float(rng.normal(0, 0.025)),
         rib_pitch=float(0.158 + rng.normal(0, 0.008)),
         rib_drop=float(0.50 + rng.normal(0, 0.06)),
-        rib_strength=float(np.clip(rng.normal(0.085, 0.02), 0.04, 0.14)),
+        rib_strength=float(np.clip(rng.normal(0.070, 0.016), 0.035, 0.11)),
         clavicle=float(np.clip(rng.normal(0.12, 0.025), 0.06, 0.18)),
         breast=float(np.clip(rng.normal(0.46, 0.08), 0.28, 0.64)) if female and rng.random() < 0.85 else 0.0,
         breast_y=float(0.50 + rng.normal(0, 0.10)),
@@ -96,7 +96,8 @@ class Body:
     def chest_wall(self, y: Float) -> Float:
         """Distance of the inner chest wall from the midline at height ``y``."""
         part = np.clip((y - np.float32(self.anatomy.apex)) / np.float32(1.35), 0.0, 1.0)
-        return (0.36 + 0.64 * np.sqrt(1 - (1 - part) ** 2.6) - 0.05 * np.clip(y - 0.55, 0, None)).astype(np.float32)
+        wall = 0.36 + 0.64 * np.sqrt(1 - (1 - part) ** 2.6) - 0.05 * np.clip(y - 0.55, 0, None)
+        return np.asarray(wall, np.float32)
 
     def mediastinum(self, y: Float, side: Side) -> Float:
         """Distance of the mediastinal border from the midline at height ``y``."""
@@ -105,23 +106,25 @@ class Body:
         shift = np.float32(side * p.turn * 0.25)
         grown = p.magnification
         if side == -1:
-            atrium = (a.heart_right * grown) * bump(y, a.heart_y + 0.12, 0.27)
-            return (a.upper - 0.015 + atrium + flare + shift).astype(np.float32)
+            atrium = (a.heart_right * grown) * bump(y, a.heart_y + 0.10, 0.25)
+            return np.asarray(a.upper - 0.015 + atrium + flare + shift, np.float32)
         knob = a.knob * bump(y, -0.30, 0.085)
         trunk = 0.055 * bump(y, -0.08, 0.08)
         # The left ventricle leans out below the waist of the heart and rounds off towards the diaphragm.
-        ventricle = a.heart_left * grown * step(y - np.float32(a.heart_y - 0.08), 0.40)
-        ventricle = ventricle * (1 - 0.35 * step(y - np.float32(a.heart_y + 0.42), 0.16))
-        return (a.upper - 0.02 + knob + trunk + ventricle + flare + shift).astype(np.float32)
+        ventricle = a.heart_left * grown * step(y - np.float32(a.heart_y - 0.05), 0.46)
+        ventricle = ventricle * (1 - 0.25 * step(y - np.float32(a.heart_y + 0.50), 0.14))
+        return np.asarray(a.upper - 0.02 + knob + trunk + ventricle + flare + shift, np.float32)
 
     def diaphragm(self, x: Float, side: Side) -> Float:
         """Height of the dome at distance ``x`` from the midline."""
         a = self.anatomy
-        dome = (a.dome_right if side == -1 else a.dome_left) + self.posture.inspiration
+        own = (a.dome_right if side == -1 else a.dome_left) + self.posture.inspiration
+        shared = 0.5 * (a.dome_right + a.dome_left) + self.posture.inspiration
         centre = 0.50 if side == -1 else 0.56
         outward = np.clip((x - centre) / (1.0 - centre), -1.2, 1.6)
+        dome = own + (shared - own) * step(0.2 - x, 0.2)
         fall = np.where(outward > 0, a.dome_height * np.abs(outward) ** 2.6, 0.11 * outward**2)
-        return (dome + fall).astype(np.float32)
+        return np.asarray(dome + fall, np.float32)
 
     def soft_tissue(self, surface: Surface) -> tuple[Float, Float]:
         """Attenuation of the soft tissues and the depth of air above them, both float32 [rows, columns]."""
@@ -144,21 +147,21 @@ class Body:
         a, p = self.anatomy, self.posture
         distance = np.abs(x)
         # Neck and trapezius: the upper outline as a function of x alone.
-        slope = np.clip((distance - np.float32(a.neck)) / 1.1, 0, 1)
-        shoulder = -1.20 + 0.06 * p.arms + a.shoulder_drop * slope**0.75
-        shoulder = shoulder + 1.2 * np.clip(distance - 1.62, 0, None) ** 1.5 - 6.0 * step(a.neck - distance, 0.03)
+        away = np.clip(distance - np.float32(a.neck - 0.07), 0.004, None)
+        shoulder = a.apex - 0.24 + 0.06 * p.arms + a.shoulder_drop * distance - 0.030 / away
+        shoulder = shoulder + 1.2 * np.clip(distance - 1.62, 0, None) ** 1.5
         # Below the armpit the side of the chest, above it the shoulder, which reaches past the frame.
         armpit = -0.38 + 0.10 * p.arms
-        side = 1.0 + a.wall + 0.05 * np.clip(y, 0, None) + 0.95 * step(armpit - y, 0.17)
-        trunk = 0.74 * rise(y - shoulder, 0.5) ** 0.8 * rise(side - distance, 0.55) ** 0.8
+        side = 1.0 + a.wall + 0.05 * np.clip(y, 0, None)
+        side = side + 0.55 * np.clip(armpit + 0.22 - y, 0, None) ** 1.5 + 0.6 * step(armpit - 0.10 - y, 0.14)
+        trunk = 0.74 * rise(y - shoulder, 0.42) * rise(side - distance, 0.46)
         axis = 1.34 + a.wall + (0.16 + 0.35 * p.arms) * (y + 0.45)
         arm = 0.56 * np.sqrt(np.clip(1 - ((distance - axis) / (0.19 + 0.5 * a.wall)) ** 2, 0, 1))
         arm = arm * step(y + 0.55, 0.2)
-        bone = 0.10 * np.sqrt(np.clip(1 - ((distance - axis) / 0.075) ** 2, 0, 1)) * step(y + 0.62, 0.1)
-        return (np.maximum(trunk, arm) + bone).astype(np.float32)
+        return np.asarray(np.maximum(trunk, arm), np.float32)
 
     def _half(self, x: Float, y: Float, side: Side) -> tuple[Float, Float, Float]:
-        """Depth of air (0..1), the heart's thickness and the belly's, for one side; ``x`` from the midline."""
+        """Depth of air (0..1), thickness of heart and of belly, for one side; ``x`` from the midline."""
         a, p = self.anatomy, self.posture
         wall = self.chest_wall(y)
         dome = self.diaphragm(x, side)
@@ -170,10 +173,16 @@ class Body:
         below = y - dome
         border = self.mediastinum(y, side)
         covered = step(border - x, 0.016)
-        behind = 0.22 * rise(0.20 - below, 0.2)  # the lung that reaches down behind the dome
+        # The lung that reaches down behind the dome thins out towards its lower edge.
+        behind = 0.24 * np.clip(1 - below / 0.34, 0, 1) ** 2
         depth = lung * np.maximum(step(-below, 0.014), behind)
-        depth = depth * (1 - covered * (0.80 if side == 1 else 0.86))
-        heart = covered * (0.45 + 0.55 * rise(border - x, 0.35)) * step(y + 0.75, 0.3) * (1 - 0.5 * step(below, 0.1))
+        depth = depth * (1 - covered * (0.84 if side == 1 else 0.88))
+        heart = (
+            covered
+            * (0.45 + 0.55 * rise(border - x, 0.35))
+            * step(y + 0.75, 0.3)
+            * (1 - 0.5 * step(below, 0.1))
+        )
         belly = step(below, 0.015) * step(wall + 0.03 - x, 0.03)
         return depth.astype(np.float32), heart.astype(np.float32), belly.astype(np.float32)
 
@@ -198,13 +207,15 @@ class Body:
             axis = centre + side * np.clip(y + 0.26, 0, None) * lean
             bronchus = np.sqrt(np.clip(1 - ((x - axis) / 0.05) ** 2, 0, 1))
             total = np.maximum(total, 0.8 * bronchus * step(y + 0.27, 0.02) * step(-0.06 - y, 0.06))
-        return (-0.11 * total).astype(np.float32)
+        return np.asarray(-0.11 * total, np.float32)
 
     def _stomach(self, x: Float, y: Float) -> Float | float:
         size = self.anatomy.stomach
         if size == 0.0:
             return 0.0
         across = (x - 0.50) / np.float32(1.5 * size)
-        down = (y - np.float32(self.anatomy.dome_left + self.posture.inspiration + 0.07 + 0.8 * size)) / np.float32(size)
+        down = (
+            y - np.float32(self.anatomy.dome_left + self.posture.inspiration + 0.07 + 0.8 * size)
+        ) / np.float32(size)
         inside = np.clip(1 - across**2 - np.where(down > 0, 1.6, 1.0) * down**2, 0, 1)
-        return (-0.30 * np.sqrt(inside)).astype(np.float32)
+        return np.asarray(-0.30 * np.sqrt(inside), np.float32)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 Float = NDArray[np.float32]
-_SHADES = 255.0
+_WHITE = 255.0
 
 
 @dataclass(frozen=True)
@@ -45,85 +45,127 @@ class Surface:
         origin = np.array([self.origin_x, self.origin_y], np.float32)
         return (points * np.float32(self.scale) + origin).astype(np.float32)
 
-    def splat(self, columns: Float, rows: Float, weights: Float) -> Float:
-        """Deposit weighted points between pixel centres, shared bilinearly among four pixels.
+    def fill(self, total: Float, outline: Float, strength: float) -> None:
+        """Add ``strength`` inside a closed outline ([n, 2], patient units) to ``total`` in place.
 
-        All arguments are float32 [n]; the answer is float32 [rows, columns].
+        Drawn in its bounding box at four times the size and reduced, so that edges are not jagged.
         """
-        left, top = np.floor(columns).astype(np.int64), np.floor(rows).astype(np.int64)
-        inside = (left >= 0) & (left < self.columns - 1) & (top >= 0) & (top < self.rows - 1)
-        left, top = left[inside], top[inside]
-        right_share, low_share = columns[inside] - left, rows[inside] - top
-        kept, index = weights[inside], top * self.columns + left
-        upper, lower = kept * (1 - low_share), kept * low_share
-        total = np.zeros(self.rows * self.columns, np.float64)
-        for step, share in (
-            (0, upper * (1 - right_share)),
-            (1, upper * right_share),
-            (self.columns, lower * (1 - right_share)),
-            (self.columns + 1, lower * right_share),
-        ):
-            total += np.bincount(index + step, share, total.size)
-        return total.reshape(self.rows, self.columns).astype(np.float32)
+        pixels = self.to_pixels(outline)
+        left, top = np.maximum(np.floor(pixels.min(axis=0)).astype(int) - 1, 0)
+        right, bottom = np.minimum(np.ceil(pixels.max(axis=0)).astype(int) + 2, [self.columns, self.rows])
+        if right <= left or bottom <= top:
+            return
+        image = Image.new("L", (4 * int(right - left), 4 * int(bottom - top)), 0)
+        # Pixel centres are whole numbers here and halves to the drawing library.
+        corners = (4 * (pixels - np.array([left, top], np.float32) + 0.5)).reshape(-1).tolist()
+        ImageDraw.Draw(image).polygon(corners, fill=255)
+        shade = np.asarray(image.reduce(4), np.float32)
+        total[top:bottom, left:right] += np.float32(strength / _WHITE) * shade
 
-    def ribbons(self, centre: Float, offset: Float, strength: Float, across: Float, profile: Float) -> Float:
-        """Lay down ``k`` curves of ``n`` points as ribbons and return what they add, float32 [rows, columns].
+
+class Strokes:
+    """Curves collected on one surface and laid down together: one pass over the pixels, however many."""
+
+    def __init__(self, surface: Surface) -> None:
+        self._surface = surface
+        self._points: list[Float] = []
+        self._weights: list[Float] = []
+
+    def ribbons(self, centre: Float, offset: Float, strength: Float, across: Float, profile: Float) -> None:
+        """Add ``k`` curves of ``n`` points as ribbons; a ribbon that crosses itself or another adds up.
 
         ``centre`` [k, n, 2] and ``offset`` [k, n, 2] (axis to edge) are in patient units, ``strength`` [k, n]
         is the value on the axis. ``across`` [m] holds the positions between -1 and 1 that sample the width
-        evenly, and ``profile`` [m] the relative thickness there. A ribbon seen along its length adds up, as
-        it does under X-rays.
+        evenly, and ``profile`` [m] the relative thickness there. Points should lie within about a pixel of
+        each other, or the ribbon falls into dots.
         """
-        axis = self.to_pixels(centre)
-        half = offset * np.float32(self.scale)
-        step = np.gradient(axis, axis=1)
+        axis = self._surface.to_pixels(centre)
+        half = offset * np.float32(self._surface.scale)
+        stride = slopes(axis)
         # Area that one sample stands for: the stretch of axis times the width, in square pixels.
-        area = np.abs(step[..., 0] * half[..., 1] - step[..., 1] * half[..., 0]) * (2.0 / across.size)
-        points = axis[:, :, None, :] + across[None, None, :, None] * half[:, :, None, :]
+        area = np.abs(stride[..., 0] * half[..., 1] - stride[..., 1] * half[..., 0]) * (2.0 / across.size)
+        # Every other row of samples is shifted by half a gap, which keeps stripes from beating with pixels.
+        stagger = np.where(np.arange(centre.shape[1]) % 2 == 0, 0.5, -0.5).astype(np.float32) / across.size
+        place = across[None, :] + stagger[:, None]
+        points = axis[:, :, None, :] + place[None, :, :, None] * half[:, :, None, :]
         weights = (strength * area)[:, :, None] * profile[None, None, :]
-        flat = points.reshape(-1, 2)
-        return self.splat(flat[:, 0], flat[:, 1], weights.reshape(-1).astype(np.float32))
+        self._points.append(points.reshape(-1, 2).astype(np.float32))
+        self._weights.append(weights.reshape(-1).astype(np.float32))
 
-    def tubes(self, centre: Float, radius: Float, strength: Float, hollow: float = 0.0, samples: int = 5) -> Float:
-        """Lay down round tubes: ``centre`` [k, n, 2], ``radius`` and ``strength`` [k, n].
+    def tubes(
+        self, centre: Float, radius: Float, strength: Float, hollow: float = 0.0, samples: int = 5
+    ) -> None:
+        """Add round tubes: ``centre`` [k, n, 2], ``radius`` and ``strength`` [k, n].
 
-        ``hollow`` is the inner radius as a part of the outer one: the wall of a hollow tube shows as two lines.
+        ``hollow`` is the inner radius as a part of the outer: the wall of a hollow tube shows as two lines.
         """
         across = ((np.arange(samples, dtype=np.float32) + 0.5) * (2.0 / samples) - 1.0).astype(np.float32)
         profile = np.sqrt(1 - across**2) - 0.9 * np.sqrt(np.clip(hollow**2 - across**2, 0, None))
-        tangent = np.gradient(centre, axis=1)
-        normal = np.stack([-tangent[..., 1], tangent[..., 0]], axis=-1)
-        normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
-        offset = (normal * radius[..., None]).astype(np.float32)
-        return self.ribbons(centre, offset, strength, across, profile.astype(np.float32))
+        tangent = slopes(centre)
+        length = np.sqrt(tangent[..., 0] ** 2 + tangent[..., 1] ** 2)
+        reach = radius / np.maximum(length, 1e-6)
+        offset = np.stack([-tangent[..., 1] * reach, tangent[..., 0] * reach], axis=-1)
+        self.ribbons(centre, offset, strength, across, profile.astype(np.float32))
 
-    def polygons(self, outlines: list[Float]) -> Float:
-        """Fill closed outlines (each [n, 2], patient units) and return 0..1, float32 [rows, columns].
+    def tube(self, path: Float, radius: float, strength: float, hollow: float = 0.0) -> None:
+        """Add one tube of even radius and strength along ``path`` [n, 2]."""
+        even = np.ones((1, path.shape[0]), np.float32)
+        self.tubes(path[None], np.float32(radius) * even, np.float32(strength) * even, hollow, samples=7)
 
-        Drawn at twice the size and halved, so edges are not jagged.
-        """
-        image = Image.new("L", (2 * self.columns, 2 * self.rows), 0)
-        draw = ImageDraw.Draw(image)
-        for outline in outlines:
-            draw.polygon([(float(u), float(v)) for u, v in 2 * self.to_pixels(outline)], fill=255)
-        return np.asarray(image.reduce(2), np.float32) / np.float32(_SHADES)
+    def take(self, other: "Strokes") -> None:
+        """Add all strokes of another collection on the same surface."""
+        self._points.extend(other._points)
+        self._weights.extend(other._weights)
+
+    def laid(self) -> Float:
+        """What all strokes add, each point shared bilinearly among four pixels; float32 [rows, columns]."""
+        rows, columns = self._surface.rows, self._surface.columns
+        if not self._points:
+            return np.zeros((rows, columns), np.float32)
+        points, weights = np.concatenate(self._points), np.concatenate(self._weights)
+        corner = np.floor(points).astype(np.int32)
+        left, top = corner[:, 0], corner[:, 1]
+        inside = (left >= 0) & (left < columns - 1) & (top >= 0) & (top < rows - 1)
+        right_share, low_share = (points[inside] - corner[inside]).T
+        kept, index = weights[inside], top[inside] * columns + left[inside]
+        lower = kept * low_share
+        upper = kept - lower
+        total = np.zeros(rows * columns, np.float64)
+        for shift, share in (
+            (0, upper * (1 - right_share)),
+            (1, upper * right_share),
+            (columns, lower * (1 - right_share)),
+            (columns + 1, lower * right_share),
+        ):
+            total += np.bincount(index + shift, share, total.size)
+        return total.reshape(rows, columns).astype(np.float32)
 
 
 def rise(distance: Float, width: float) -> Float:
     """Thickness of a round body behind its edge: 0 outside, a quarter circle up to 1 at ``width`` inside."""
     inside = np.clip(distance / np.float32(width), 0, 1)
-    return np.sqrt(inside * (2 - inside))
+    return np.asarray(np.sqrt(inside * (2 - inside)), np.float32)
 
 
 def step(distance: Float, softness: float) -> Float:
     """A smooth step from 0 to 1 around distance 0, ``softness`` wide on either side."""
     part = np.clip(distance / np.float32(2 * softness) + np.float32(0.5), 0, 1)
-    return part * part * (3 - 2 * part)
+    return np.asarray(part * part * (3 - 2 * part), np.float32)
+
+
+def slopes(points: Float) -> Float:
+    """Central differences along axis 1 of [k, n, d], one-sided at the ends."""
+    answer = np.empty_like(points)
+    answer[:, 1:-1] = 0.5 * (points[:, 2:] - points[:, :-2])
+    answer[:, 0] = points[:, 1] - points[:, 0]
+    answer[:, -1] = points[:, -1] - points[:, -2]
+    return answer
 
 
 def bump(position: Float, centre: float, width: float) -> Float:
     """A Gaussian bump of height 1."""
-    return np.exp(np.float32(-0.5) * ((position - np.float32(centre)) / np.float32(width)) ** 2)
+    away = (position - np.float32(centre)) / np.float32(width)
+    return np.asarray(np.exp(np.float32(-0.5) * away**2), np.float32)
 
 
 def curve(points: list[tuple[float, float]], samples: int) -> Float:
@@ -134,5 +176,7 @@ def curve(points: list[tuple[float, float]], samples: int) -> Float:
     index = np.minimum(place.astype(np.int64), len(points) - 2)
     t = (place - index)[:, None]
     p0, p1, p2, p3 = (padded[index + shift] for shift in range(4))
-    cubic = 2 * p1 + (p2 - p0) * t + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2 + (3 * p1 - p0 - 3 * p2 + p3) * t**3
-    return (0.5 * cubic).astype(np.float32)
+    cubic = (
+        2 * p1 + (p2 - p0) * t + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2 + (3 * p1 - p0 - 3 * p2 + p3) * t**3
+    )
+    return np.asarray(0.5 * cubic, np.float32)

@@ -74,8 +74,10 @@ def _draw_lesion(rng: np.random.Generator, body: Body, grade: Grade) -> Lesion:
     )
 
 
-def draw_place(rng: np.random.Generator, body: Body, margin: float, anywhere: float = 0.0) -> tuple[float, float]:
-    """A place in the lungs, or with probability ``anywhere`` behind the heart, at the apex or low behind a dome."""
+def draw_place(
+    rng: np.random.Generator, body: Body, margin: float, anywhere: float = 0.0
+) -> tuple[float, float]:
+    """A place in the lungs, or with probability ``anywhere`` behind the heart or low behind a dome."""
     side: Side = -1 if rng.random() < 0.53 else 1
     hard = rng.random() < anywhere
     a = body.anatomy
@@ -87,12 +89,15 @@ def draw_place(rng: np.random.Generator, body: Body, margin: float, anywhere: fl
         border = float(body.mediastinum(np.array([height], np.float32), side)[0])
         dome = float(body.diaphragm(np.array([across], np.float32), side)[0])
         open_lung = border + margin < x < wall - margin and y < dome - margin
-        covered = 0.12 < x < border and -0.1 < y < dome or border < x < wall - 0.15 and dome < y < dome + 0.12
-        if covered if hard else open_lung:
+        behind_heart = 0.12 < x < border and -0.1 < y < dome
+        behind_dome = border < x < wall - 0.15 and dome < y < dome + 0.12
+        if (behind_heart or behind_dome) if hard else open_lung:
             return side * x, y
 
 
-def add_lesions(surface: Surface, attenuation: Float, air: Float, lesions: tuple[Lesion, ...], body: Body) -> None:
+def add_lesions(
+    surface: Surface, attenuation: Float, air: Float, lesions: tuple[Lesion, ...], body: Body
+) -> None:
     """Add lesions to ``attenuation`` in place; each touches only the pixels around it."""
     for lesion in lesions:
         drift = 0.5 * body.posture.inspiration * float(np.clip(lesion.y + 0.2, 0, 1))
@@ -105,7 +110,13 @@ def _add_lesion(surface: Surface, attenuation: Float, air: Float, lesion: Lesion
     distance = np.sqrt(dx**2 + dy**2) / np.float32(lesion.radius)
     bearing = np.arctan2(dy, dx)
     a, b, c, d = lesion.lobes
-    reach = 1 + a * np.cos(2 * bearing) + b * np.sin(2 * bearing) + c * np.cos(3 * bearing) + d * np.sin(4 * bearing)
+    reach = (
+        1
+        + a * np.cos(2 * bearing)
+        + b * np.sin(2 * bearing)
+        + c * np.cos(3 * bearing)
+        + d * np.sin(4 * bearing)
+    )
     depth = distance / reach
     solid = np.clip((1 - depth) / lesion.softness + 0.25, 0, 1)
     shade = solid * solid * (3 - 2 * solid) * (0.72 + 0.28 * np.sqrt(np.clip(1 - depth**2, 0, 1)))
@@ -119,13 +130,20 @@ def _add_lesion(surface: Surface, attenuation: Float, air: Float, lesion: Lesion
     attenuation[rows, columns] += (lesion.contrast * shade * where).astype(np.float32)
 
 
-def add_confounders(surface: Surface, attenuation: Float, air: Float, rng: np.random.Generator, body: Body) -> None:
+def add_confounders(
+    surface: Surface, attenuation: Float, air: Float, rng: np.random.Generator, body: Body
+) -> None:
     """Vessels end-on, nipples, calcified dots and bone islands, in anyone's picture, lesion or not."""
     spots: list[tuple[float, float, float, float]] = []
     for _ in range(int(rng.poisson(2.5))):  # vessels end-on, near the hila
         side = -1 if rng.random() < 0.5 else 1
         spots.append(
-            (side * float(rng.uniform(0.26, 0.5)), float(rng.normal(0.0, 0.14)), float(rng.uniform(0.012, 0.022)), 0.13)
+            (
+                side * float(rng.uniform(0.26, 0.5)),
+                float(rng.normal(0.0, 0.14)),
+                float(rng.uniform(0.012, 0.022)),
+                0.13,
+            )
         )
     for _ in range(int(rng.poisson(0.5))):  # healed granulomas: small and very dense
         x, y = draw_place(rng, body, margin=0.03)
@@ -133,12 +151,17 @@ def add_confounders(surface: Surface, attenuation: Float, air: Float, rng: np.ra
     if rng.random() < 0.15:  # nipples, at about the height of the domes
         y = body.anatomy.dome_right - float(rng.uniform(0.0, 0.14))
         sides = (-1, 1) if rng.random() < 0.6 else (1,)
-        spots.extend((side * float(rng.uniform(0.58, 0.68)), y, 0.030, float(rng.uniform(0.05, 0.10))) for side in sides)
+        spots.extend(
+            (side * float(rng.uniform(0.58, 0.68)), y, 0.030, float(rng.uniform(0.05, 0.10)))
+            for side in sides
+        )
     for x, y, radius, contrast in spots:
         rows, columns = _window(surface, x, y, 1.6 * radius)
         distance = np.sqrt((surface.x[:, columns] - x) ** 2 + (surface.y[rows] - y) ** 2) / np.float32(radius)
         shade = np.clip((1 - distance) / 0.4 + 0.3, 0, 1)
-        attenuation[rows, columns] += (contrast * shade * np.clip(0.3 + air[rows, columns], 0, 1)).astype(np.float32)
+        attenuation[rows, columns] += (contrast * shade * np.clip(0.3 + air[rows, columns], 0, 1)).astype(
+            np.float32
+        )
 
 
 def _window(surface: Surface, x: float, y: float, reach: float) -> tuple[slice, slice]:

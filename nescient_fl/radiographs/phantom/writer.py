@@ -19,7 +19,7 @@ from PIL import Image
 
 from nescient_fl.errors import UserError
 from nescient_fl.radiographs.phantom.population import OBSERVATIONS, ImagePlan, plan_population
-from nescient_fl.radiographs.phantom.render import render
+from nescient_fl.radiographs.phantom.render import render_all
 
 MARKER = "PHANTOM.json"
 FORMAT = 1
@@ -73,7 +73,9 @@ def write_phantom(
         return _summarise(directory, plans, reused=True)
     directory.parent.mkdir(parents=True, exist_ok=True)
     _sweep(directory)
-    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}{_PARTIAL}{os.getpid()}-", dir=directory.parent))
+    partial = Path(
+        tempfile.mkdtemp(prefix=f".{directory.name}{_PARTIAL}{os.getpid()}-", dir=directory.parent)
+    )
     try:
         partial.chmod(0o755)
         for folder in sorted({(partial / plan.path).parent for plan in plans}):
@@ -107,14 +109,22 @@ def _already_there(directory: Path, marker: dict[str, Any], plans: list[ImagePla
     found = read_marker(directory)
     if found is None:
         if any(directory.iterdir()):
-            raise UserError(f"{directory} is not empty and holds no phantom: choose another folder, or empty it")
+            raise UserError(
+                f"{directory} is not empty and holds no phantom: choose another folder, or empty it"
+            )
         return False
     if found != marker:
         differing = ", ".join(
-            f"{key} {found.get(key)} instead of {value}" for key, value in marker.items() if found.get(key) != value
+            f"{key} {found.get(key)} instead of {value}"
+            for key, value in marker.items()
+            if found.get(key) != value
         )
-        raise UserError(f"{directory} holds another phantom ({differing}): choose another folder, or delete it")
-    if not (directory / "train.csv").is_file() or not all((directory / plan.path).is_file() for plan in plans):
+        raise UserError(
+            f"{directory} holds another phantom ({differing}): choose another folder, or delete it"
+        )
+    if not (directory / "train.csv").is_file() or not all(
+        (directory / plan.path).is_file() for plan in plans
+    ):
         raise UserError(f"{directory} has lost files since it was written: delete it and run again")
     return True
 
@@ -171,7 +181,11 @@ def _draw_all(
     folder: Path, plans: list[ImagePlan], seed: int, workers: int, progress: Callable[[int, int], None] | None
 ) -> None:
     done = 0
-    chunks = [plans[start : start + _CHUNK] for start in range(0, len(plans), _CHUNK)]
+    chunks: list[list[ImagePlan]] = [[]]
+    for plan in plans:  # whole patients, whose drawing is shared
+        if len(chunks[-1]) >= _CHUNK and chunks[-1][-1].patient != plan.patient:
+            chunks.append([])
+        chunks[-1].append(plan)
     for drawn in _chunks_drawn(folder, chunks, seed, workers):
         done += drawn
         if progress is not None:
@@ -200,8 +214,8 @@ def _chunks_drawn(folder: Path, chunks: list[list[ImagePlan]], seed: int, worker
 
 
 def _draw_chunk(folder: Path, chunk: list[ImagePlan], seed: int) -> int:
-    for plan in chunk:
-        Image.fromarray(render(plan, seed)).save(folder / plan.path, "JPEG", quality=95)
+    for plan, picture in render_all(chunk, seed):
+        Image.fromarray(picture).save(folder / plan.path, "JPEG", quality=95)
     return len(chunk)
 
 
