@@ -80,12 +80,14 @@ def _progress_bar(console: "Console") -> Iterator[Callable[[int, int], None]]:
 
 
 def _print_summary(console: "Console", loaded: "Loaded", result: "CacheResult | None", out: Path) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     if loaded.synthetic:
         console.print("[bold yellow]SYNTHETIC[/] radiographs: nothing here says anything about patients")
     for name, report in loaded.reports.items():
-        reading = Table(title=f"{name}: {loaded.roots[name]}", title_justify="left", show_header=False)
+        console.print(f"[bold]{name}[/] {escape(str(loaded.roots[name]))}", soft_wrap=True)
+        reading = Table(show_header=False)
         reading.add_column("what")
         reading.add_column("rows", justify="right")
         reading.add_row("rows read", f"{report.rows_read:,}")
@@ -94,19 +96,27 @@ def _print_summary(console: "Console", loaded: "Loaded", result: "CacheResult | 
         for reason, count in report.mended.items():
             reading.add_row(f"  mended: {reason}", f"{count:,}")
         reading.add_row("frontal radiographs", f"{report.rows_kept:,}")
+        for label, count in report.labels.items():
+            reading.add_row(f"  {label}", f"{count:,}")
+        reading.add_row("patients", f"{report.patients:,}")
         console.print(reading)
     _print_cohort(console, loaded, result)
     for note in loaded.cohort.notes:
-        console.print(f"[yellow]note[/] {note}", soft_wrap=True)
+        console.print(f"[yellow]note[/] {escape(note)}", soft_wrap=True)
     if result is not None:
         for rejected in result.rejected[:_REJECTED_SHOWN]:
             path = loaded.roots[rejected.source] / rejected.image
-            console.print(f"[yellow]left out[/] {path}: {rejected.reason}", soft_wrap=True)
+            console.print(f"[yellow]left out[/] {escape(f'{path}: {rejected.reason}')}", soft_wrap=True)
         if len(result.rejected) > _REJECTED_SHOWN:
             console.print(f"[yellow]left out[/] {len(result.rejected):,} files in all", soft_wrap=True)
+        if result.copies:
+            copies = f"{result.copies:,} images are byte for byte those of another patient"
+            console.print(
+                f"[yellow]note[/] {copies}; splits by patient cannot keep them apart", soft_wrap=True
+            )
         made = "found ready" if result.reused else "written"
-        console.print(f"cache {made}: {result.cache.directory}", soft_wrap=True)
-    console.print(f"cohort written: {out / 'cohort.csv'}", soft_wrap=True)
+        console.print(f"cache {made}: {escape(str(result.cache.directory))}", soft_wrap=True)
+    console.print(f"cohort written: {escape(str(out / 'cohort.csv'))}", soft_wrap=True)
 
 
 def _print_cohort(console: "Console", loaded: "Loaded", result: "CacheResult | None") -> None:
@@ -116,7 +126,8 @@ def _print_cohort(console: "Console", loaded: "Loaded", result: "CacheResult | N
 
     cohort = loaded.cohort
     table = cohort.table if result is None else result.table
-    shown = Table(title="cohort", title_justify="left")
+    console.print("[bold]cohort[/]")
+    shown = Table()
     for column in ("", "images", "positive", "negative"):
         shown.add_column(column, justify="left" if column == "" else "right")
     positive = table["target"] == 1

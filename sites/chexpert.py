@@ -10,7 +10,7 @@ from typing import Final
 import pandas as pd
 
 from nescient_fl.errors import UserError
-from nescient_fl.radiographs.table import ReadReport, validate_table
+from nescient_fl.radiographs.table import ReadReport, report_reading, validate_table
 from sites.reading import clean_ages, drop_absent, read_columns, where
 
 SOURCE: Final = "chexpert"
@@ -58,17 +58,19 @@ def read_chexpert(folder: Path, require_images: bool = True) -> tuple[pd.DataFra
     parts = raw["Path"].str.extract(_PATH)
     astray = parts["inside"].isna() | raw["Path"].str.contains(r"(?:^|/)\.\.(?:/|$)", regex=True)
     dropped["path is not .../patient/study/image"] = int(astray.sum())
-    twice = raw["Path"].duplicated() & ~astray
+    raw, parts = raw[~astray], parts[~astray]
+    root = folder.parent if folder.is_file() else folder
+    images = _images(parts, table_path.parent, root)
+    twice = images.duplicated()
     dropped["listed twice"] = int(twice.sum())
-    raw, parts = raw[~astray & ~twice], parts[~astray & ~twice]
+    raw, parts = raw[~twice], parts[~twice]
 
     odd_view = ~raw["AP/PA"].isin(["AP", "PA"])
     mended["view other than AP or PA, taken for AP"] = int(odd_view.sum())
     age, mended["age unknown"] = clean_ages(raw["Age"])
-    root = folder.parent if folder.is_file() else folder
     table = pd.DataFrame(
         {
-            "image": _images(parts, table_path.parent, root),
+            "image": images[~twice],
             "patient": parts["patient"],
             "study": parts["study"],
             "view": raw["AP/PA"].mask(odd_view, "AP"),
@@ -81,7 +83,8 @@ def read_chexpert(folder: Path, require_images: bool = True) -> tuple[pd.DataFra
     )
     if require_images:
         table = drop_absent(table, root, dropped)
-    return validate_table(table), ReadReport(len(frontal), dropped, mended)
+    table = validate_table(table)
+    return table, report_reading(table, len(frontal), dropped, mended)
 
 
 def _labels(raw: pd.DataFrame, path: Path) -> "pd.Series[str]":

@@ -14,7 +14,7 @@ from typing import Final
 import pandas as pd
 
 from nescient_fl.errors import UserError
-from nescient_fl.radiographs.table import ReadReport, validate_table
+from nescient_fl.radiographs.table import ReadReport, report_reading, validate_table
 from sites.reading import clean_ages, drop_absent, read_columns, read_header
 
 SOURCE: Final = "nih"
@@ -92,7 +92,8 @@ def read_nih(folder: Path, require_images: bool = True) -> tuple[pd.DataFrame, R
     )
     if require_images:
         table = drop_absent(table, root, dropped)
-    return validate_table(table), ReadReport(rows_read, dropped, mended)
+    table = validate_table(table)
+    return table, report_reading(table, rows_read, dropped, mended)
 
 
 def _sex_column(path: Path) -> str:

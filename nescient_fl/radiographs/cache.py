@@ -46,6 +46,7 @@ from nescient_fl.radiographs.geometry import (
     place,
     read_bytes,
 )
+from nescient_fl.radiographs.table import patient_keys
 
 FORMAT: Final = 1
 """Raised when the same file would give other pixels or another layout; older caches are then left alone."""
@@ -102,6 +103,13 @@ class CacheResult:
     table: pd.DataFrame
     rejected: tuple[Rejected, ...]
     reused: bool
+
+    @property
+    def copies(self) -> int:
+        """The images whose file is, byte for byte, another patient's too: one person under two names."""
+        hashes = self.cache.table["sha256"]
+        owners = patient_keys(self.table).groupby(hashes).nunique()
+        return int(hashes.map(owners).gt(1).sum())
 
 
 def cache_key(table: pd.DataFrame, hashes: Sequence[str], geometry: Geometry) -> str:

@@ -105,7 +105,7 @@ def decode_radiograph(data: bytes, path: Path) -> Pixels:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadRadiograph(path, "too many pixels for a radiograph") from error
     except Exception as error:  # A decoder may raise nearly anything on bytes nobody wrote on purpose.
-        raise BadRadiograph(path, f"not a readable image ({error})") from error
+        raise BadRadiograph(path, _decoding_reason(error)) from error
     width, height = image.size
     if width * height > LARGEST_IMAGE:
         raise BadRadiograph(path, f"{width} x {height} pixels, too many for a radiograph")
@@ -137,12 +137,14 @@ def _grey(image: Image.Image) -> Pixels | None:
     if not np.isfinite(wide).all():
         return None
     low, high = float(wide.min()), float(wide.max())
-    return np.round((wide - low) * (255.0 / max(high - low, np.finfo(np.float64).tiny))).astype(np.uint8)
+    if low == high:
+        return np.zeros(wide.shape, dtype=np.uint8)
+    return np.round((wide - low) / (high - low) * 255.0).astype(np.uint8)
 
 
 def _decoding_reason(error: Exception) -> str:
     text = str(error)
-    if isinstance(error, EOFError) or "truncated" in text or "incomplete" in text.lower():
+    if isinstance(error, EOFError) or "truncated" in text.lower():
         return "truncated"
     if isinstance(error, MemoryError):
         return "too large to decode in memory"

@@ -21,7 +21,7 @@ Kind = Literal["iid", "dirichlet", "quantity", "setting", "source"]
 
 SETTINGS: Final = ("icu", "ward", "outpatient")
 DEFAULT_ALPHA: Final = {"dirichlet": 0.5, "quantity": 1.0}
-DIRICHLET_DRAWS: Final = 100
+DIRICHLET_DRAWS: Final = 40
 """Draws of the label proportions before giving up on the minimum at every site."""
 
 
@@ -209,8 +209,7 @@ def _grouped(
     for name, size in zip(groups, sizes, strict=True):
         if size == 0:
             raise UserError(
-                f"no patient of the cohort is mainly {name} ({_MEANING.get(name, name)});"
-                f" use another --partition"
+                f"no patient of the cohort is mostly {name} ({_MEANING[name]}); use another --partition"
             )
     counts = np.ones(len(groups), dtype=np.int64)
     while counts.sum() < rule.clients:
@@ -239,8 +238,8 @@ def _dirichlet(patients: pd.DataFrame, rule: PartitionRule) -> "pd.Series[str]":
     generator = numpy_generator(rule.seed, "partition", rule.kind)
     shuffled = generator.permutation(len(patients))
     rows = Dataset.from_dict({"place": shuffled, "label": patients["label"].to_numpy()[shuffled]})
-    names = _names("site", rule.clients)
-    sites = pd.Series("", index=patients.index, dtype=str)
+    names = np.array(_names("site", rule.clients), dtype=object)
+    numbers = np.zeros(len(patients), dtype=np.int64)
     for draw in range(DIRICHLET_DRAWS):
         partitioner = DirichletPartitioner(
             num_partitions=rule.clients,
@@ -252,10 +251,12 @@ def _dirichlet(patients: pd.DataFrame, rule: PartitionRule) -> "pd.Series[str]":
             seed=derive_seed(rule.seed, "partition", rule.kind, draw),
         )
         partitioner.dataset = rows
-        for number, name in enumerate(names):
-            sites.iloc[partitioner.load_partition(number)["place"]] = name
+        for number in range(rule.clients):
+            places = partitioner.load_partition(number).with_format("numpy")["place"][:]
+            numbers[np.asarray(places, dtype=np.int64)] = number  # An empty partition has no type.
+        sites = pd.Series(names[numbers], index=patients.index, dtype=str)
         if _enough(patients, sites, rule):
-            break
+            return sites
     return sites
 
 
@@ -285,7 +286,8 @@ def _check_minimum(patients: pd.DataFrame, sites: "pd.Series[str]", rule: Partit
         )
     short = counts[(counts["images"] < rule.minimum_images) | (counts["positives"] < rule.minimum_positives)]
     if len(short):
-        site, images, positives = short.index[0], short["images"].iloc[0], short["positives"].iloc[0]
+        worst = int(short["images"].argmin())
+        site, images, positives = short.index[worst], *(int(count) for count in short.iloc[worst])
         raise UserError(
             f"{site} would have {images:,} images, {positives:,} of them positive; each site needs"
             f" {rule.minimum_images} and {rule.minimum_positives}; {_what_to_turn(rule)}"
@@ -295,7 +297,8 @@ def _check_minimum(patients: pd.DataFrame, sites: "pd.Series[str]", rule: Partit
 def _what_to_turn(rule: PartitionRule) -> str:
     fewer = f"use fewer --clients than {rule.clients}"
     if rule.kind == "dirichlet":
-        return f"{fewer}, an --alpha above {rule.concentration:g}, or more --images"
+        higher = f"an --alpha above {rule.concentration:g}"
+        return f"{DIRICHLET_DRAWS} draws gave no better; {fewer}, {higher}, or more --images"
     if rule.kind == "quantity":
         return f"{fewer}, an --alpha below {rule.concentration:g}, or more --images"
     if rule.kind == "iid":

@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
 from typing import Final, Literal, get_args
 
 import pandas as pd
@@ -33,26 +32,37 @@ _ALLOWED: Final[Mapping[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class ReadReport:
-    """What an adapter read, left out and mended.
+    """What an adapter read, left out, mended and found.
 
     ``rows_read`` counts the rows of the dataset's own file. ``dropped`` and ``mended`` count rows by
     reason, a reason being a phrase for the user; a mended row is in the table with the said value in place
-    of its own.
+    of its own. ``labels`` counts the table's rows by label, and ``patients`` its patients.
     """
 
     rows_read: int
     dropped: Mapping[str, int] = field(default_factory=dict)
     mended: Mapping[str, int] = field(default_factory=dict)
+    labels: Mapping[str, int] = field(default_factory=dict)
+    patients: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("dropped", "mended"):
+        for name in ("dropped", "mended", "labels"):
             counts = {reason: int(count) for reason, count in getattr(self, name).items() if count}
-            object.__setattr__(self, name, MappingProxyType(counts))
+            object.__setattr__(self, name, counts)
 
     @property
     def rows_kept(self) -> int:
         """The number of rows in the table that this report goes with."""
         return self.rows_read - sum(self.dropped.values())
+
+
+def report_reading(
+    table: pd.DataFrame, rows_read: int, dropped: Mapping[str, int], mended: Mapping[str, int]
+) -> ReadReport:
+    """Make the report that goes with a table just read."""
+    labels = table["label"].value_counts()
+    found = {label: int(labels.get(label, 0)) for label in _ALLOWED["label"]}
+    return ReadReport(rows_read, dropped, mended, found, int(patient_keys(table).nunique()))
 
 
 def validate_table(table: pd.DataFrame) -> pd.DataFrame:
