@@ -71,7 +71,8 @@ def forest(metrics: Mapping[str, Any], point: Point) -> "Figure":
             if interval.bounds is not None:
                 axes.plot(interval.bounds, [at, at], color=COLOURS[name], linewidth=2.2)
                 lowest = min(lowest, interval.bounds[0])
-            axes.plot([interval.value], [at], color=COLOURS[name], marker=MARKERS[name], linestyle="none")
+            dot: dict[str, Any] = {"color": COLOURS[name], "marker": MARKERS[name], "clip_on": False}
+            axes.plot([interval.value], [at], linestyle="none", **dot)
             lowest = min(lowest, interval.value)
         if row:
             axes.axhline(row * block, color=COLOURS["grid"], linewidth=0.8)
@@ -131,6 +132,7 @@ def by_round(metrics: Mapping[str, Any], metric: str) -> "Figure":
             linestyle=DASHES[name],
             marker=MARKERS[name],
             markersize=5 if len(known) <= 30 else 0,
+            clip_on=False,
         )
     if metric == "auroc":
         axes.axhline(0.5, color=COLOURS["muted"], linewidth=1.0, linestyle=(0, (3, 2)))

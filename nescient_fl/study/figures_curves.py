@@ -51,7 +51,7 @@ def calibration(metrics: Mapping[str, Any]) -> "Figure":
         x, y = [row[0] for row in rows], [row[1] for row in rows]
         axes.plot(x, y, color=COLOURS[name], linestyle=DASHES[name], linewidth=1.2)
         areas = [10 + 60 * row[2] / most for row in rows]
-        axes.scatter(x, y, s=areas, color=COLOURS[name], marker=MARKERS[name], linewidths=0)
+        axes.scatter(x, y, s=areas, color=COLOURS[name], marker=MARKERS[name], linewidths=0, clip_on=False)
     legend_above(axes, [arm_handle(name) for name, _ in present(metrics)])
     return figure
 
@@ -78,8 +78,10 @@ def _square(x: str, y: str) -> tuple["Figure", "Axes"]:
 
 def _curves(axes: "Axes", metrics: Mapping[str, Any], kind: str) -> None:
     """Draw each arm's curves; the local arm's, one a site, thin and pale behind the others."""
-    handles = []
-    for name, arm in reversed(present(metrics)):
+    handles = {}
+    # The dashed line goes over the solid one, so that both are seen where they meet.
+    order = ("local", "federated", "pooled")
+    for name, arm in sorted(present(metrics), key=lambda item: order.index(item[0])):
         curves: list[Json] = section(arm, "curves").get(kind) or []
         many = len(curves) > 1
         for curve in curves:
@@ -94,8 +96,8 @@ def _curves(axes: "Axes", metrics: Mapping[str, Any], kind: str) -> None:
                 linewidth=0.9 if many else 1.8,
                 alpha=max(0.25, 0.75 - len(curves) * 0.02) if many else 1.0,
             )
-        handles.append(arm_handle(name, text=f"{name}, {len(curves)} models" if many else None))
-    legend_above(axes, handles[::-1])
+        handles[name] = arm_handle(name, text=f"{name}, {len(curves)} models" if many else None)
+    legend_above(axes, [handles[name] for name, _ in present(metrics)])
 
 
 def _thinned(points: list[tuple[Any, Any]], most: int = 400) -> list[tuple[Any, Any]]:
@@ -110,14 +112,16 @@ def _spot(axes: "Axes", name: Any, point: Point, x: float | None, y: float | Non
     """Mark a threshold: filled at the operating point, hollow at 0.5."""
     if x is None or y is None:
         return
+    filled = point == "operating_point"
     axes.plot(
         [x],
         [y],
         marker=MARKERS[name],
-        markersize=9,
-        color=COLOURS[name],
-        markerfacecolor=COLOURS[name] if point == "operating_point" else COLOURS["surface"],
-        markeredgewidth=1.6,
+        markersize=10 if filled else 9,
+        markerfacecolor=COLOURS[name] if filled else COLOURS["surface"],
+        markeredgecolor=COLOURS["surface"] if filled else COLOURS[name],
+        markeredgewidth=1.2 if filled else 1.6,
         linestyle="none",
         zorder=5,
+        clip_on=False,
     )

@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MANY = 25  # above this many sites a figure scrolls within the page
 BarParts = tuple[tuple[str, Sequence[float]], tuple[str, Sequence[float]]]
 
 
 def site_bars(sites: Sequence[str], parts: BarParts) -> "Figure":
     """Draw one bar a site, split in two."""
     figure = new_figure(_height(sites))
-    axes = add_axes(figure, left=_left(sites), bottom=0.58, right=0.3, top=0.38)
+    axes = _site_axes(figure, sites, right=0.3)
     _bars(axes, sites, parts)
     _name_rows(axes, sites)
     return figure
@@ -55,7 +56,7 @@ def _bars(axes: "Axes", sites: Sequence[str], parts: BarParts) -> None:
 def dumbbells(metrics: Mapping[str, Any], sites: Sequence[str], metric: str) -> "Figure":
     """Draw each site's score by its own model and by the federated one, joined by a line."""
     figure = new_figure(_height(sites))
-    axes = add_axes(figure, left=_left(sites), bottom=0.58, right=0.2, top=0.38)
+    axes = _site_axes(figure, sites, right=0.2)
     before, after = (site_scores(metrics, arm, metric) for arm in ("local", "federated"))
     pairs = [(row, before.get(name), after.get(name)) for row, name in enumerate(sites)]
     joined = [(row, start, end) for row, start, end in pairs if start is not None and end is not None]
@@ -65,7 +66,8 @@ def dumbbells(metrics: Mapping[str, Any], sites: Sequence[str], metric: str) -> 
     for arm, part in arms:
         dots = [(float(item[part] or 0.0), item[0]) for item in pairs if item[part] is not None]
         x, y = [dot[0] for dot in dots], [dot[1] for dot in dots]
-        axes.plot(x, y, color=COLOURS[arm], marker=MARKERS[arm], linestyle="none")
+        size = 8.0 if arm == "local" else 6.0  # the one below is seen where the two agree
+        axes.plot(x, y, color=COLOURS[arm], marker=MARKERS[arm], markersize=size, linestyle="none")
     known = [end for end in [*before.values(), *after.values()] if end is not None]
     axes.set_xlim(min([0.5, *known]) - 0.04, 1.03)
     axes.set_xlabel("AUROC" if metric == "auroc" else f"{metric} at the operating point")
@@ -111,6 +113,18 @@ def partition_picture(
         stamp = {"Date": None} if path.suffix == ".svg" else None
         figure.savefig(path, metadata=stamp, dpi=150)
     return path
+
+
+def _site_axes(figure: "Figure", sites: Sequence[str], right: float) -> "Axes":
+    """Add axes with a row a site; their scale stands on top when there are too many rows to see at once."""
+    if len(sites) <= MANY:
+        return add_axes(figure, left=_left(sites), bottom=0.58, right=right, top=0.38)
+    axes = add_axes(figure, left=_left(sites), bottom=0.1, right=right, top=0.86)
+    axes.xaxis.tick_top()
+    axes.xaxis.set_label_position("top")
+    axes.spines["bottom"].set_visible(False)
+    axes.spines["top"].set_visible(True)
+    return axes
 
 
 def _pitch(sites: Sequence[str]) -> float:

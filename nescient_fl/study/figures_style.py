@@ -206,11 +206,15 @@ def label(text: object, longest: int = 18) -> str:
 
 
 def legend_above(axes: "Axes", handles: list[Any], columns: int = 3) -> None:
-    """Put the legend over the axes, where it can hide no data."""
+    """Put the legend over the axes, and over a scale that stands on top, where it can hide no data."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    height = axes.get_position().height * figure.get_size_inches()[1]
+    raised = 0.46 / height if axes.spines["top"].get_visible() else 0.0
     axes.legend(
         handles=handles,
         loc="lower left",
-        bbox_to_anchor=(0, 1.0),
+        bbox_to_anchor=(0, 1.0 + raised),
         ncols=columns,
         borderaxespad=0.2,
         columnspacing=1.2,

@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from nescient_fl.study import report_tables as tables
 from nescient_fl.study.figures import FIGURES, draw_figures
-from nescient_fl.study.figures_style import COLOURS, Picture
+from nescient_fl.study.figures_sites import MANY
+from nescient_fl.study.figures_style import Picture
 from nescient_fl.study.report_run import RunFolder, flat, one_line, read_run, rerun_command
 from nescient_fl.study.report_sites import SiteContent, site_contents
 from nescient_fl.study.report_values import (
@@ -35,6 +36,8 @@ from nescient_fl.study.report_values import (
 from nescient_fl.study.summary_text import headline, in_hundred, is_near_chance, sites_sentence, summarise
 
 FRAME = (320, 390)
+# Shown elsewhere, or of no use on another machine.
+NOT_SETTINGS = ("versions", "data_notes", "sites", "command", "cache", "cache_key", "device_used")
 
 
 @dataclass(frozen=True)
@@ -111,9 +114,10 @@ def render_page(
 
 def _context(run: RunFolder, contents: Sequence[SiteContent]) -> Json:
     """Return everything the template lays out, as text."""
-    metrics, data = run.metrics, section(run.metrics, "data")
+    metrics = run.metrics
+    data = section(metrics, "data") | section(run.config, "data_notes")
     names = [site.name for site in contents]
-    settings = {key: value for key, value in flat(run.config).items() if key != "versions"}
+    settings = {key: value for key, value in flat(run.config).items() if key not in NOT_SETTINGS}
     local, federated = read_arm(metrics, "local"), read_arm(metrics, "federated")
     return {
         "name": run.name,
@@ -131,13 +135,13 @@ def _context(run: RunFolder, contents: Sequence[SiteContent]) -> Json:
         "contents": tables.contents_table(contents, metrics) if contents else None,
         "sites": tables.sites_table(metrics, names) if local or federated else None,
         "sites_sentence": sites_sentence(metrics),
-        "many_sites": len(names) > 25,
+        "many_sites": len(names) > MANY,
         "rounds": tables.rounds_table(run.rounds, len(names)) if run.rounds else None,
         "time": tables.time_table(metrics),
         "traffic": tables.traffic_table(metrics),
         "secure": _facts("Secure aggregation", metrics.get("secure")),
         "encrypted": _facts("Encrypted inference", metrics.get("encrypted")),
-        "data": tables.data_tables(metrics),
+        "data": tables.data_tables(data),
         "notes": [plain(note) for note in data.get("notes") or []],
         "rejected": tables.rejected_lines(data.get("rejected")),
         "federation": _federation(metrics),
@@ -172,7 +176,7 @@ def _facts(caption: str, facts: object) -> tables.Table | None:
 
 
 def _federation(metrics: Mapping[str, Any]) -> tables.Table | None:
-    kept = ("engine", "aggregation", "best_round", "best_model_sha256", "model_sha256")
+    kept = ("engine", "aggregation", "best_round", "model_sha256", "best_model_sha256", "last_model_sha256")
     federation = section(metrics, "federation")
     return _facts("Federation", {key: federation[key] for key in kept if federation.get(key) is not None})
 
@@ -216,4 +220,4 @@ def _write_atomically(path: Path, text: str) -> None:
         raise
 
 
-__all__ = ["COLOURS", "GalleryItem", "write_report"]
+__all__ = ["GalleryItem", "write_report"]

@@ -120,15 +120,17 @@ ALWAYS_SAID = ("clients", "rounds", "seed")
 
 
 def rerun_command(config: Mapping[str, Any]) -> str:
-    """Return the command as it was recorded, or else as the settings that are not the defaults spell it."""
+    """Return the command that makes this run: a whole one as recorded, or a program and its settings.
+
+    Settings that are the defaults go without saying, but for the few that a reader looks for.
+    """
     from nescient_fl.study.settings import StudySettings
 
     command = config.get("command")
     if isinstance(command, list) and command:
         return shlex.join(str(word) for word in command)
-    if isinstance(command, str) and command:
-        return command
-    words, options = ["python", "-m", "nescient_fl.simulate"], flat(config)
+    program = command if isinstance(command, str) and command else "python -m nescient_fl.simulate"
+    words, options = shlex.split(program), flat(config)
     for option in fields(StudySettings):
         value, flag = options.get(option.name), "--" + option.name.replace("_", "-")
         default = list(option.default) if isinstance(option.default, tuple) else option.default

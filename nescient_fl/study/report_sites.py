@@ -31,6 +31,8 @@ class SiteContent:
 def site_contents(cohort: "pd.DataFrame", partition: "pd.DataFrame") -> list[SiteContent]:
     """Count what every site holds, sites in natural order of their names (site-2 before site-10)."""
     table = join_tables(cohort, partition)
+    # One person in two sources counts as two.
+    person = ["source", "patient"] if "source" in table.columns else ["patient"]
     contents = []
     for name, rows in table.groupby("site", sort=False):
         ages = rows["age"][rows["age"] >= 0]
@@ -38,7 +40,7 @@ def site_contents(cohort: "pd.DataFrame", partition: "pd.DataFrame") -> list[Sit
             SiteContent(
                 name=str(name),
                 images=len(rows),
-                patients=int(rows["patient"].nunique()),
+                patients=len(rows[person].drop_duplicates()),
                 positives=int((rows["target"] == 1).sum()),
                 splits={split: int((rows["split"] == split).sum()) for split in SPLITS},
                 views={view: int((rows["view"] == view).sum()) for view in ("AP", "PA")},

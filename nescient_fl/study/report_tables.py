@@ -32,6 +32,7 @@ ARM_NOTES: dict[ArmName, str] = {
 }
 LOCAL_ROW = "local (mean of the site models)"
 REJECTED_SHOWN = 100
+SITE_METRICS = (("operating_point", "recall"), ("operating_point", "specificity"), ("test", "auroc"))
 
 
 Cell = str | tuple[str, str]  # a text, or a figure and its interval
@@ -64,7 +65,7 @@ def arm_table(metrics: Mapping[str, Any], point: Point) -> Table:
         arm = read_arm(metrics, name)
         title = LOCAL_ROW if name == "local" else name
         if arm is None:
-            rows.append([f"{title}: not part of this run", *[MISSING] * (len(names) + (point != "half"))])
+            rows.append([title, "not run", *[MISSING] * (len(names) + (point != "half") - 1)])
             continue
         cells: list[Cell] = [figure(score(arm, point, metric)) for metric in names]
         if point != "half":
@@ -112,7 +113,7 @@ def confusions(metrics: Mapping[str, Any]) -> list[tuple[str, list[Confusion]]]:
                 key: value / ((lesions if key in ("tp", "fn") else others) or 1.0)
                 for key, value in known.items()
             }
-            texts = {key: count(value) for key, value in known.items()}
+            texts = {key: count(round(value) if value >= 100 else value) for key, value in known.items()}
             pair.append(Confusion(where, texts, shares))
         if pair:
             found.append((LOCAL_ROW if name == "local" else name, pair))
@@ -159,27 +160,22 @@ def _percent(part: float, whole: float) -> str:
 
 
 def sites_table(metrics: Mapping[str, Any], names: Sequence[str]) -> Table:
-    """Return each site's scores by its own model and by the federated one."""
-    before, after = (
-        {str(row.get("site")): row for row in _sites(metrics, arm)} for arm in ("local", "federated")
-    )
+    """Return each site's scores by its own model and by the federated one, as far as they ran."""
+    times: dict[ArmName, str] = {"local": "before", "federated": "after"}
+    scored = {arm: {str(row.get("site")): row for row in _sites(metrics, arm)} for arm in times}
+    ran = [arm for arm in times if scored[arm]]
     rows = []
     for name in names:
-        own, shared = before.get(name, {}), after.get(name, {})
-        either = shared or own
+        either = next((scored[arm][name] for arm in ran if name in scored[arm]), {})
         cells: list[Cell] = [name, count(either.get("images")), count(either.get("positives"))]
-        for part, metric in (
-            ("operating_point", "recall"),
-            ("operating_point", "specificity"),
-            ("test", "auroc"),
-        ):
-            cells += [figure(read_interval(section(row, part).get(metric)), 2) for row in (own, shared)]
+        for part, metric in SITE_METRICS:
+            for arm in ran:
+                cells.append(figure(read_interval(section(scored[arm].get(name), part).get(metric)), 2))
         rows.append(cells)
     head = ["Site", "Test images", "With a lesion"]
-    head += [
-        f"{metric} {when}" for metric in ("Recall", "Specificity", "AUROC") for when in ("before", "after")
-    ]
-    return Table("Each site's own held-out patients, before (own model) and after (federated)", head, rows)
+    head += [f"{METRIC_NAMES[metric]} {times[arm]}" for _, metric in SITE_METRICS for arm in ran]
+    caption = "Each site's own held-out patients, before (its own model) and after (the federated model)"
+    return Table(caption, head, rows)
 
 
 def _sites(metrics: Mapping[str, Any], arm: Any) -> list[Json]:
@@ -195,7 +191,7 @@ def rounds_table(lines: Sequence[Mapping[str, Any]], clients: int) -> Table:
         rows.append(
             [
                 count(line.get("round")),
-                f"{len(line.get('sites') or [])} of {clients}",
+                f"{len(line['sites'])} of {clients}" if line.get("sites") or failures else MISSING,
                 "; ".join(failures) or "none",
                 fixed(line.get("train_loss")),
                 *(fixed(validation.get(key)) for key in ("loss", "auroc", "recall")),
@@ -215,7 +211,7 @@ def time_table(metrics: Mapping[str, Any]) -> Table:
         "pooled": "Pooled arm",
         "local": "Local arm",
         "scoring": "Scoring",
-        "first_round": "First round, with start-up",
+        "first_round": "Until the first round was through",
         "total": "Whole run",
     }
     timing, rows = section(metrics, "timing"), []
@@ -251,11 +247,12 @@ def facts_table(caption: str, facts: Mapping[str, Any]) -> Table:
     return Table(caption, ["What", "Value"], rows)
 
 
-def data_tables(metrics: Mapping[str, Any]) -> list[Table]:
+def data_tables(data: Mapping[str, Any]) -> list[Table]:
     """Return what the data is, and what was left out of it and why."""
-    data = section(metrics, "data")
-    kept = ("source", "cohort", "uncertain", "partition", "geometry", "rows_read")
+    kept = ("source", "cohort", "uncertain", "partition", "geometry")
     facts = {words(key): plain(data[key]) for key in kept if data.get(key) is not None}
+    if real(data.get("rows_read")) is not None:
+        facts["Rows read"] = count(data["rows_read"])
     rows = [[name, value] for name, value in facts.items()]
     sizes = []
     for name, prefix in (("In the study", ""), ("Held out", "test_")):

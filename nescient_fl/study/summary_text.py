@@ -35,10 +35,10 @@ def headline(metrics: Mapping[str, Any]) -> str:
     if federated is None:
         return "This run has no federated arm, so it says nothing about what federation costs."
     if is_near_chance(score(federated, "half", "auroc")):
-        auroc = with_bounds(score(federated, "half", "auroc"), 2)
-        return (
-            f"The federated model is near chance (AUROC {auroc}): nothing here shows that it finds lesions."
-        )
+        ranks = [score(arm, "half", "auroc") for arm in (federated, pooled)]
+        auroc = with_bounds(ranks[0], 2)
+        text = f"The federated model is near chance, AUROC {auroc}: nothing here shows that it finds lesions."
+        return text + (f" Pooling reached AUROC {with_bounds(ranks[1], 2)}." if ranks[1].known else "")
     recall, alarms = _at_operating_point(federated)
     if recall.value is None:
         return "Recall is undefined in this run, so it cannot say what federation costs."
@@ -118,7 +118,9 @@ def arm_sentences(metrics: Mapping[str, Any], name: ArmName) -> list[str]:
             sentence += f" and raised a false alarm on {in_hundred(alarms.value)} of 100 images without one"
             sentence += _between(alarms)
         sentence += "."
-    return [sentence, *_chance_sentence(name, arm)]
+    untrained = name == "federated" and real(section(metrics, "federation").get("best_round")) == 0
+    note = ["No round was better on validation than the weights it began with: this is the untrained model."]
+    return [sentence, *(note if untrained else []), *_chance_sentence(arm)]
 
 
 def _at_operating_point(arm: Mapping[str, Any]) -> tuple[Interval, Interval]:
@@ -133,30 +135,27 @@ def _between(interval: Interval) -> str:
     return f" (95% interval {in_hundred(interval.bounds[0])} to {in_hundred(interval.bounds[1])})"
 
 
-def _chance_sentence(name: ArmName, arm: Mapping[str, Any]) -> list[str]:
+def _chance_sentence(arm: Mapping[str, Any]) -> list[str]:
     """Return the warning that an arm is near chance, with what guessing would have found; or nothing."""
     auroc = score(arm, "half", "auroc")
     if not is_near_chance(auroc) or auroc.value is None:
         return []
-    text = f"{SUBJECT[name]} is near chance: its AUROC is {auroc.value:.2f}"
-    if auroc.bounds is not None:
-        low, high = auroc.bounds
-        text += f" (95% interval {low:.2f} to {high:.2f})"
-        if low <= 0.5 <= high:
-            text += ", and the interval includes 0.5, which is what guessing gives"
-        elif high < 0.5:
-            text += ", which is worse than guessing"
-        else:
-            text += ", and the interval comes close to 0.5, which is what guessing gives"
+    text = f"It is near chance: its AUROC is {fixed(auroc.value, 2)}"
+    if auroc.bounds is None:
+        text += ", where guessing gives 0.5."
     else:
-        text += ", and guessing gives 0.5"
+        low, high = auroc.bounds
+        text += f" (95% interval {low:.2f} to {high:.2f}), "
+        if low <= 0.5 <= high:
+            text += "which includes 0.5, what guessing gives."
+        elif high < 0.5:
+            text += "worse than guessing, which gives 0.5."
+        else:
+            text += "which comes close to 0.5, what guessing gives."
     flagged = _flagged_share(arm)
     if flagged is None:
-        return [text + "."]
-    return [
-        f"{text}. Raising as many alarms blindly would find about {in_hundred(flagged)} of 100 lesions,"
-        " so its recall is no evidence of skill."
-    ]
+        return [text]
+    return [f"{text} As many alarms raised blindly would find about {in_hundred(flagged)} of 100 lesions."]
 
 
 def _flagged_share(arm: Mapping[str, Any]) -> float | None:
@@ -194,8 +193,10 @@ def _compare(metrics: Mapping[str, Any], other: ArmName, against: str) -> str:
         one, two = pairs["AUROC"]
         gaps.append(f"had an AUROC of {fixed(one.value)} against {fixed(two.value)}")
     text = f"Against {against}, federation {_listed(gaps)}. {_verdict(pairs)}"
-    if any(is_near_chance(score(arm, "half", "auroc")) for arm in (federated, compared)):
-        text += " One of the two is near chance, so the comparison of their recall says little."
+    near = [is_near_chance(score(arm, "half", "auroc")) for arm in (federated, compared)]
+    if any(near):
+        who = "Both are" if all(near) else "One of the two is"
+        text += f" {who} near chance, so the comparison of their recall says little."
     return text
 
 

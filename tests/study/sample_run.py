@@ -337,8 +337,7 @@ def _metrics(
             "uncertain": "exclude",
             "partition": "dirichlet",
             "geometry": "upright",
-            "rejected": [] if sample.synthetic else [{"image": "train/p1.jpg", "reason": "truncated"}],
-            "dropped": {"lateral view": 120, "uncertain": 14},
+            "rejected": 0 if sample.synthetic else 1,
         },
         "seed": sample.seed,
         "target_recall": TARGET_RECALL,
@@ -394,7 +393,7 @@ def _federation(sample: SampleRun, names: list[str], partition: pd.DataFrame) ->
 
 
 def _config(sample: SampleRun, names: list[str]) -> Json:
-    return {
+    settings: Json = {
         "clients": len(names),
         "rounds": sample.rounds,
         "local_epochs": 1,
@@ -404,8 +403,21 @@ def _config(sample: SampleRun, names: list[str]) -> Json:
         "seed": sample.seed,
         "data": [] if sample.synthetic else ["/data/CheXpert-v1.0-small"],
         "device": "auto",
-        "baselines": True,
+        "baselines": "pooled" in sample.arms,
+    }
+    rejected = [] if sample.synthetic else [{"image": "train/p1.jpg", "reason": "truncated"}]
+    return {
+        **settings,
+        "settings": settings,
+        "sites": names,
+        "data_notes": {
+            "rows_read": 2400,
+            "dropped": {"lateral view": 120, "uncertain": 14},
+            "rejected": rejected,
+            "notes": ["Fewer negated images than asked for."],
+        },
         "versions": {"nescient_fl": "0.1.0", "torch": "2.14.1", "flwr": "1.41.0"},
+        "command": "python -m nescient_fl.simulate",
     }
 
 

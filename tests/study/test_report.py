@@ -1,5 +1,6 @@
 """The report of a study: what it says, what it refuses, and that it stands alone."""
 
+import html
 import json
 import re
 from collections import Counter
@@ -8,12 +9,15 @@ from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from rich.console import Console
 from sample_run import SampleRun, edit_metrics, write_sample_run
 
 from nescient_fl.errors import UserError
+from nescient_fl.study.figures import partition_picture
 from nescient_fl.study.report import GalleryItem, write_report
+from nescient_fl.study.report_sites import natural, site_contents
 from nescient_fl.study.report_terminal import terminal_table
 
 NASTY = "<script>alert(1)</script> $x_1$ \"quoted\" & 'so' #0063a3 var(--ink)"
@@ -182,6 +186,50 @@ def test_a_figure_of_an_earlier_report_does_not_stay(tmp_path: Path) -> None:
     edit_metrics(run, arms=metrics["arms"] | {"local": None})
     write_report(run)
     assert not (run / "figures" / "sites_recall.svg").exists()
+
+
+def test_what_was_left_out_is_told(runs: dict[str, Path]) -> None:
+    text = (runs["real"] / "report.html").read_text()
+    assert "train/p1.jpg: truncated" in text
+    assert "lateral view" in text
+    assert "Fewer negated images than asked for." in text
+    assert "No file was rejected." in (runs["five"] / "report.html").read_text()
+
+
+def test_the_command_to_run_it_again_is_there(runs: dict[str, Path]) -> None:
+    text = html.unescape((runs["federated only"] / "report.html").read_text())
+    assert (
+        "python -m nescient_fl.simulate --clients 5 --rounds 12 --local-epochs 1 --partition dirichlet"
+        " --alpha 0.5 --seed 7 --no-baselines" in text
+    )
+    assert "--data /data/CheXpert-v1.0-small" in (runs["real"] / "report.html").read_text()
+
+
+def test_the_partition_picture_stands_alone(runs: dict[str, Path], tmp_path: Path) -> None:
+    cohort, partition = (pd.read_csv(runs["five"] / f"{name}.csv") for name in ("cohort", "partition"))
+    picture = partition_picture(cohort, partition, tmp_path / "partition.svg")
+    text = picture.read_text()
+    assert "site-5" in text
+    assert partition_picture(cohort, partition, picture).read_text() == text
+    png = partition_picture(cohort, partition, tmp_path / "partition.png")
+    assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_tables_in_another_order_are_matched_by_image(runs: dict[str, Path]) -> None:
+    cohort, partition = (pd.read_csv(runs["five"] / f"{name}.csv") for name in ("cohort", "partition"))
+    assert site_contents(cohort, partition.sample(frac=1, random_state=1)) == site_contents(cohort, partition)
+    twice = partition.assign(image="same.jpg")
+    with pytest.raises(UserError, match="twice"):
+        site_contents(cohort, twice)
+
+
+def test_sites_stand_in_natural_order() -> None:
+    assert sorted(["site-10", "site-2", "ward", "site-1"], key=natural) == [
+        "site-1",
+        "site-2",
+        "site-10",
+        "ward",
+    ]
 
 
 def test_an_unfinished_run_is_one_clear_line(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_without_intervals_nothing_is_claimed() -> None:
         ((0.52, 0.47, 0.57), "includes 0.5"),
         ((0.62, 0.53, 0.71), "comes close to 0.5"),
         ((0.40, 0.35, 0.45), "worse than guessing"),
-        ((0.52, None, None), "guessing gives 0.5"),
+        ((0.52, None, None), "where guessing gives 0.5"),
     ],
 )
 def test_near_chance_is_called_near_chance(auroc: Ends, said: str) -> None:
@@ -104,7 +104,7 @@ def test_near_chance_is_called_near_chance(auroc: Ends, said: str) -> None:
     text = " ".join(arm_sentences(metrics, "federated"))
     assert "near chance" in text
     assert said in text
-    assert "blindly would find about 60 of 100 lesions" in text
+    assert "raised blindly would find about 60 of 100 lesions" in text
     assert "near chance" in headline(metrics)
     assert "found 95" not in headline(metrics)
     assert "near chance" in federation_cost(metrics)
