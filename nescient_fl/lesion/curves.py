@@ -25,15 +25,13 @@ def sigmoid(logits: Floats) -> Floats:
 
 def roc_curve(probabilities: Floats, targets: NDArray[np.int64], label: str) -> Curve:
     """Return false positive rate x and true positive rate y from (0, 0) to (1, 1), at most 201 points."""
-    x, y, _ = binary_roc(torch.from_numpy(probabilities), torch.from_numpy(targets))
+    x, y, _ = binary_roc(torch.tensor(probabilities), torch.tensor(targets))
     return _thin(x.numpy(), y.numpy(), label)
 
 
 def precision_recall_curve(probabilities: Floats, targets: NDArray[np.int64], label: str) -> Curve:
     """Return recall x and precision y from recall 0 to recall 1, at most 201 points."""
-    precision, recall, _ = binary_precision_recall_curve(
-        torch.from_numpy(probabilities), torch.from_numpy(targets)
-    )
+    precision, recall, _ = binary_precision_recall_curve(torch.tensor(probabilities), torch.tensor(targets))
     return _thin(recall.numpy()[::-1], precision.numpy()[::-1], label)
 
 
@@ -63,5 +61,5 @@ def calibration_curve(probabilities: Floats, targets: NDArray[np.int64]) -> list
 def confusion(probabilities: Floats, targets: NDArray[np.int64], threshold: float) -> dict[str, int]:
     """Return tp, fp, tn and fn; a score at the threshold is called positive."""
     called = torch.from_numpy((probabilities >= threshold).astype(np.int64))
-    (tn, fp), (fn, tp) = binary_confusion_matrix(called, torch.from_numpy(targets)).tolist()
+    (tn, fp), (fn, tp) = binary_confusion_matrix(called, torch.tensor(targets)).tolist()
     return {"tp": tp, "fp": fp, "tn": tn, "fn": fn}

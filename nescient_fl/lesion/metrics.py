@@ -62,7 +62,7 @@ def figures(probabilities: Floats, targets: NDArray[np.int64], threshold: float)
     probabilities float64 [n], targets int64 [n]. A figure that is undefined (no positives, no negatives, or
     nothing called positive) is None.
     """
-    preds, target = torch.from_numpy(probabilities), torch.from_numpy(targets)
+    preds, target = torch.tensor(probabilities), torch.tensor(targets)
     called = (preds >= threshold).int()
     positives, negatives = int(target.sum()), int((1 - target).sum())
     values: dict[str, float | None] = dict.fromkeys(FIGURES)
