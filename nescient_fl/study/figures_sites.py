@@ -50,7 +50,7 @@ def _bars(axes: "Axes", sites: Sequence[str], parts: BarParts) -> None:
         Patch(facecolor=COLOURS["strong"], label=first, **edge),
         Patch(facecolor=COLOURS["soft"], label=second, **edge),
     ]
-    legend_above(axes, handles)
+    legend_above(axes, handles, from_edge=_left(sites) > 1.2)
 
 
 def dumbbells(metrics: Mapping[str, Any], sites: Sequence[str], metric: str) -> "Figure":
@@ -72,13 +72,11 @@ def dumbbells(metrics: Mapping[str, Any], sites: Sequence[str], metric: str) -> 
     axes.set_xlim(min([0.5, *known]) - 0.04, 1.03)
     axes.set_xlabel("AUROC" if metric == "auroc" else f"{metric} at the operating point")
     _name_rows(axes, sites)
-    legend_above(
-        axes,
-        [
-            arm_handle("local", line=False, text="before: own model"),
-            arm_handle("federated", line=False, text="after: federated"),
-        ],
-    )
+    handles = [
+        arm_handle("local", line=False, text="before: own model"),
+        arm_handle("federated", line=False, text="after: federated"),
+    ]
+    legend_above(axes, handles, from_edge=_left(sites) > 1.2)
     return figure
 
 

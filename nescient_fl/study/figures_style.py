@@ -202,20 +202,27 @@ def label(text: object, longest: int = 18) -> str:
     shown = "".join(
         " " if unicodedata.category(letter)[0] in "CZ" else letter for letter in str(text)
     ).strip()
-    return shown if len(shown) <= longest else shown[: longest - 1] + "\u2026"
+    if len(shown) <= longest:
+        return shown
+    tail = longest // 3  # names often differ at their end
+    return f"{shown[: longest - tail - 1].rstrip()}\u2026{shown[-tail:].lstrip()}"
 
 
-def legend_above(axes: "Axes", handles: list[Any], columns: int = 3) -> None:
-    """Put the legend over the axes, and over a scale that stands on top, where it can hide no data."""
+def legend_above(axes: "Axes", handles: list[Any], from_edge: bool = False) -> None:
+    """Put the legend over the axes, and over a scale that stands on top, where it can hide no data.
+
+    It begins where the axes do or, where long names leave them little room, at the figure's edge.
+    """
     figure = axes.get_figure(root=True)
     assert figure is not None
-    height = axes.get_position().height * figure.get_size_inches()[1]
+    place = axes.get_position()
+    height = place.height * figure.get_size_inches()[1]
     raised = 0.46 / height if axes.spines["top"].get_visible() else 0.0
     axes.legend(
         handles=handles,
         loc="lower left",
-        bbox_to_anchor=(0, 1.0 + raised),
-        ncols=columns,
+        bbox_to_anchor=(-place.x0 / place.width if from_edge else 0, 1.0 + raised),
+        ncols=len(handles),
         borderaxespad=0.2,
         columnspacing=1.2,
         handletextpad=0.5,
