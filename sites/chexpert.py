@@ -118,4 +118,4 @@ def _images(parts: pd.DataFrame, table_folder: Path, root: Path) -> "pd.Series[s
         found = next((tail for tail in tails[:-1] if (table_folder / tail).is_dir()), usual)
         place = (table_folder / found).relative_to(root).as_posix()
         places[prefix] = "" if place == "." else f"{place}/"
-    return parts["prefix"].map(places) + parts["inside"]
+    return parts["prefix"].map(places).astype(str) + parts["inside"]

@@ -53,7 +53,12 @@ def clean_ages(ages: "pd.Series[str]") -> "tuple[pd.Series[int], int]":
     """Turn ages such as ``58``, ``058Y``, ``011M`` or blank into years, -1 where unknown, and count those."""
     parts = ages.str.strip().str.extract(r"^(?P<number>\d+(?:\.\d+)?)(?P<unit>[YyMmWwDd]?)$")
     years = pd.to_numeric(parts["number"], errors="coerce")
-    per_year = parts["unit"].str.upper().map({"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25})
+    per_year = (
+        parts["unit"]
+        .str.upper()
+        .map({"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25})
+        .astype("float64")
+    )
     years = np.floor(years / per_year)
     known = years.between(0, OLDEST_AGE)
     return years.where(known, UNKNOWN_AGE).astype("int64"), int((~known).sum())
