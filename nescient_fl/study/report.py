@@ -29,6 +29,7 @@ from nescient_fl.study.report_values import (
     fixed,
     plain,
     read_arm,
+    real,
     score,
     section,
     with_bounds,
@@ -117,6 +118,7 @@ def _context(run: RunFolder, contents: Sequence[SiteContent]) -> Json:
     metrics = run.metrics
     data = section(metrics, "data") | section(run.config, "data_notes")
     names = [site.name for site in contents]
+    clients = int(real(section(metrics, "federation").get("clients")) or len(names))
     settings = {key: value for key, value in flat(run.config).items() if key not in NOT_SETTINGS}
     local, federated = read_arm(metrics, "local"), read_arm(metrics, "federated")
     return {
@@ -136,7 +138,7 @@ def _context(run: RunFolder, contents: Sequence[SiteContent]) -> Json:
         "sites": tables.sites_table(metrics, names) if local or federated else None,
         "sites_sentence": sites_sentence(metrics),
         "many_sites": len(names) > MANY,
-        "rounds": tables.rounds_table(run.rounds, len(names)) if run.rounds else None,
+        "rounds": tables.rounds_table(run.rounds, clients) if run.rounds else None,
         "time": tables.time_table(metrics),
         "traffic": tables.traffic_table(metrics),
         "secure": _facts("Secure aggregation", metrics.get("secure")),
