@@ -85,7 +85,8 @@ def _curves(axes: "Axes", metrics: Mapping[str, Any], kind: str) -> None:
         curves: list[Json] = section(arm, "curves").get(kind) or []
         many = len(curves) > 1
         for curve in curves:
-            pairs = _thinned(list(zip(curve.get("x") or [], curve.get("y") or [], strict=False)))
+            pairs = list(zip(curve.get("x") or [], curve.get("y") or [], strict=False))
+            pairs = _thinned(pairs, max(100, 800 // len(curves)))
             points = [(real(a), real(b)) for a, b in pairs]
             known = [(a, b) for a, b in points if a is not None and b is not None]
             axes.plot(
@@ -100,7 +101,7 @@ def _curves(axes: "Axes", metrics: Mapping[str, Any], kind: str) -> None:
     legend_above(axes, [handles[name] for name, _ in present(metrics)])
 
 
-def _thinned(points: list[tuple[Any, Any]], most: int = 400) -> list[tuple[Any, Any]]:
+def _thinned(points: list[tuple[Any, Any]], most: int) -> list[tuple[Any, Any]]:
     """Keep as many points of a curve as a figure can show, both ends among them."""
     if len(points) <= most:
         return points
