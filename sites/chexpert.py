@@ -18,7 +18,6 @@ TABLE: Final = "train.csv"
 
 _COLUMNS: Final = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "Lung Lesion", "Support Devices")
 _LABELS: Final = {"positive": 1.0, "negated": 0.0, "uncertain": -1.0}
-_PATH: Final = r"^(?P<prefix>.*?)(?P<inside>(?P<patient>patient[^/]+)/(?P<study>study[^/]+)/[^/]+)$"
 
 
 def find_table(folder: Path) -> Path | None:
@@ -55,8 +54,8 @@ def read_chexpert(folder: Path, require_images: bool = True) -> tuple[pd.DataFra
     dropped["marked neither frontal nor lateral"] = int((~frontal & ~lateral).sum())
     raw = raw[frontal]
 
-    parts = raw["Path"].str.extract(_PATH)
-    astray = parts["inside"].isna() | raw["Path"].str.contains(r"(?:^|/)\.\.(?:/|$)", regex=True)
+    parts = _split_paths(raw["Path"])
+    astray = (parts["patient"] == "") | raw["Path"].str.contains(r"(?:^|/)\.\.(?:/|$)", regex=True)
     dropped["path is not .../patient/study/image"] = int(astray.sum())
     raw, parts = raw[~astray], parts[~astray]
     root = folder.parent if folder.is_file() else folder
@@ -85,6 +84,17 @@ def read_chexpert(folder: Path, require_images: bool = True) -> tuple[pd.DataFra
         table = drop_absent(table, root, dropped)
     table = validate_table(table)
     return table, report_reading(table, len(frontal), dropped, mended)
+
+
+def _split_paths(paths: "pd.Series[str]") -> pd.DataFrame:
+    """Split ``PREFIX/patientN/studyN/IMAGE`` at its last three slashes; blank where it is no such path."""
+    # A plain loop: quicker here than pandas' own splitting of strings.
+    parts = []
+    for path in paths.tolist():
+        prefix, patient, study, name = ("", "", "", *f"/{path}".rsplit("/", 3))[-4:]
+        usual = patient.startswith("patient") and study.startswith("study") and name != ""
+        parts.append((prefix, patient, study, name) if usual else ("", "", "", ""))
+    return pd.DataFrame(parts, columns=["prefix", "patient", "study", "name"], index=paths.index, dtype=str)
 
 
 def _labels(raw: pd.DataFrame, path: Path) -> "pd.Series[str]":
@@ -118,4 +128,11 @@ def _images(parts: pd.DataFrame, table_folder: Path, root: Path) -> "pd.Series[s
         found = next((tail for tail in tails[:-1] if (table_folder / tail).is_dir()), usual)
         place = (table_folder / found).relative_to(root).as_posix()
         places[prefix] = "" if place == "." else f"{place}/"
-    return parts["prefix"].map(places).astype(str) + parts["inside"]
+    return (
+        parts["prefix"].map(places).astype(str)
+        + parts["patient"]
+        + "/"
+        + parts["study"]
+        + "/"
+        + parts["name"]
+    )

@@ -266,6 +266,7 @@ def _build(final: Path, plan: _Plan, pool: ThreadPoolExecutor, workers: int, pro
     building = building_folder(final)
     discard(building)
     try:
+        check_space(final.parent, len(plan.paths) * _ROW_BYTES)
         building.mkdir()
         rows, rejected = _write_pixels(building / "pixels.npy", plan, pool, workers, progress)
         _write_record(building, plan, rows, rejected)
@@ -273,7 +274,8 @@ def _build(final: Path, plan: _Plan, pool: ThreadPoolExecutor, workers: int, pro
         building.rename(final)
         sync_directory(final.parent)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, error.filename or str(final.parent)) from error
+        # The hidden folder is gone when the user reads this, so name the one it was in.
+        raise OSError(error.errno, error.strerror, str(final.parent)) from error
     finally:
         discard(building)
 
@@ -288,7 +290,6 @@ def _write_pixels(
     rows: _Lines = []
     rejected: _Lines = []
     tasks = [(file, sha256, plan.geometry) for file, sha256 in zip(plan.paths, plan.hashes, strict=True)]
-    check_space(path.parent, len(tasks) * _ROW_BYTES)
     names = zip(plan.table["source"], plan.table["image"], strict=True)
     # Plain writes, not a writable map: a full disk is then an error to report, not a signal that kills.
     with path.open("wb") as file:
