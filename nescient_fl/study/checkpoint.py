@@ -1,5 +1,6 @@
 """Tensors and state in one file: a checkpoint is either whole on disk or not there."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,17 +23,30 @@ def save_checkpoint(path: Path, groups: Mapping[str, Mapping[str, Tensor]], stat
         for group, values in groups.items()
         for name, value in values.items()
     }
-    write_atomically(path, save(tensors, metadata={"state": json.dumps(state, allow_nan=False)}))
+    text = json.dumps(state, allow_nan=False)
+    write_atomically(path, save(tensors, metadata={"state": text, "sha256": _digest(tensors, text)}))
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], Any]:
-    """Read what ``save_checkpoint`` wrote. Raises UserError naming the file when it is damaged."""
+    """Read what ``save_checkpoint`` wrote. Raises UserError naming the file when one bit of it is damaged."""
     groups: dict[str, dict[str, Tensor]] = {}
     try:
         with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118 - a safetensors file is not a mapping
-                group, name = key.split("/", 1)
-                groups.setdefault(group, {})[name] = file.get_tensor(key)
-            return groups, json.loads(file.metadata()["state"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
+            about = file.metadata()
+        if about["sha256"] != _digest(tensors, about["state"]):
+            raise ValueError("its content does not fit its digest")
+        for key, value in tensors.items():
+            group, name = key.split("/", 1)
+            groups.setdefault(group, {})[name] = value
+        return groups, json.loads(about["state"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"checkpoint {path} cannot be read ({error}): remove it and run again") from None
+
+
+def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
+    digest = hashlib.sha256(state.encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
@@ -124,28 +124,32 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not JSON, or not even text
         raise UserError(f"{path} is damaged ({error})") from None
 
 
 def append_line(path: Path, value: Any) -> None:
-    """Append one line of JSON in a single write, flushed to disk, so that several processes may append."""
+    """Append one line of JSON in a single write, flushed to disk, so that several processes may append.
+
+    After a line that a crash cut off it starts a new one, so that only the cut line is lost.
+    """
     line = (json.dumps(value, allow_nan=False) + "\n").encode()
-    with path.open("ab", buffering=0) as file:
+    with path.open("a+b", buffering=0) as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else b"\n" + line
         file.write(line)
         os.fsync(file.fileno())
 
 
 def read_lines(path: Path) -> list[Any]:
-    """Read the whole lines of a JSON-lines file; a last line cut off by a crash is left out."""
+    """Read the whole lines of a JSON-lines file; a line cut off by a crash is left out."""
     if not path.exists():
         return []
     values = []
-    for line in path.read_text().splitlines():
-        try:
+    for line in path.read_bytes().split(b"\n"):
+        with suppress(ValueError):
             values.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
     return values
 
 

@@ -136,8 +136,8 @@ def read_config_file(path: Path) -> dict[str, Any]:
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path}: {error}") from None
     try:
-        values = {_known(key): value for key, value in table.items()}
-        make_settings(values)
+        # Types alone: what goes together is known when the command line has been heard too.
+        values = {name: _typed(name, value) for name, value in ((_known(key), table[key]) for key in table)}
     except UserError as error:
         raise UserError(f"--config {path}: {error}") from None
     return values
@@ -179,8 +179,8 @@ def _typed(key: str, value: Any) -> Any:
         return float(value)
     elif type(value) in choices:
         return value
-    names = " or ".join(getattr(choice, "__name__", str(choice)) for choice in choices if choice)
-    raise UserError(f"option {key.replace('_', '-')!r} takes {names}, got {value!r}")
+    names = [getattr(choice, "__name__", str(choice)) for choice in choices if choice is not type(None)]
+    raise UserError(f"option {key.replace('_', '-')!r} takes {' or '.join(names)}, got {value!r}")
 
 
 def _at_least(name: str, value: int, least: int) -> None:
