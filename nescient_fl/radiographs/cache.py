@@ -24,6 +24,7 @@ from typing import IO, Any, Final
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import PIL
 
 from nescient_fl.errors import UserError
 from nescient_fl.radiographs.cachefolder import (
@@ -113,8 +114,12 @@ class CacheResult:
 
 
 def cache_key(table: pd.DataFrame, hashes: Sequence[str], geometry: Geometry) -> str:
-    """Return the key, 64 hex digits, of a table's images in order, with the SHA-256 of each file."""
-    digest = hashlib.sha256(f"nescient cache {FORMAT} {geometry} {FRAME}\n".encode())
+    """Return the key, 64 hex digits, of a table's images in order, with the SHA-256 of each file.
+
+    Pillow's version counts as a setting: another one may decode the same file to other pixels.
+    """
+    settings = f"nescient cache {FORMAT} {geometry} {FRAME} Pillow {PIL.__version__}\n"
+    digest = hashlib.sha256(settings.encode())
     for source, image, sha256 in zip(table["source"], table["image"], hashes, strict=True):
         digest.update(f"{source}\x1f{image}\x1f{sha256}\n".encode())
     return digest.hexdigest()

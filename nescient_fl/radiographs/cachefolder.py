@@ -13,6 +13,7 @@ from typing import IO, Any, Final, TypeVar
 
 _BUILDING: Final = ".building"
 _LOCK: Final = ".lock"
+_GOING: Final = ".going-"
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -45,6 +46,9 @@ def remove_leftovers(directory: Path) -> None:
         if descriptor is not None:
             discard(building)
             _release(final, descriptor)
+    # What a builder was deleting when it was killed; helping another to delete does no harm.
+    for going in directory.glob(f".*{_GOING}*"):
+        shutil.rmtree(going, ignore_errors=True)
 
 
 def _lock_path(final: Path) -> Path:
@@ -67,6 +71,9 @@ def _acquire(final: Path, *, wait: bool) -> int | None:
             return None
         except FileNotFoundError:
             os.close(descriptor)
+        except OSError as error:  # A file system without locks.
+            os.close(descriptor)
+            raise OSError(error.errno, error.strerror, str(path)) from error
         except BaseException:
             os.close(descriptor)
             raise
@@ -80,7 +87,7 @@ def _release(final: Path, descriptor: int) -> None:
 def discard(path: Path) -> None:
     """Delete a folder, if it is there, so that it is never seen half deleted under its own name."""
     if path.is_dir() and not path.is_symlink():
-        going = path.with_name(f".{path.name.removeprefix('.')}.going-{os.getpid()}")
+        going = path.with_name(f".{path.name.removeprefix('.')}{_GOING}{os.getpid()}")
         path.rename(going)
         shutil.rmtree(going, ignore_errors=True)
     else:

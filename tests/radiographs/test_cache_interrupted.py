@@ -78,6 +78,7 @@ def test_a_killed_builder_leaves_no_cache(
     if how == "hang":
         with pytest.raises(UserError, match="no finished pixel cache"):
             open_cache(out / left[0])
+    (out / ".cache-0.going-1").mkdir()  # Killed in the middle of deleting.
     # The next builder, of other images even, clears up after the dead one.
     other = build_cache({"made": data}, table.head(3), "paper", out)
     assert names(out) == [other.cache.directory.name]
@@ -104,11 +105,11 @@ def test_a_living_builders_folder_is_left_alone(dataset: tuple[Path, pd.DataFram
 def test_racing_builders_build_once(dataset: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
     data, table = dataset
     out = tmp_path / "out"
-    builders = [start(data, out, "slow") for _ in range(3)]
+    builders = [start(data, out, "slow") for _ in range(2)]
     answers = [builder.communicate(timeout=120) for builder in builders]
-    assert [builder.returncode for builder in builders] == [0, 0, 0], answers
+    assert [builder.returncode for builder in builders] == [0, 0], answers
     words = sorted(answer.split()[0] for answer, _ in answers)
-    assert words == ["built", "reused", "reused"]
+    assert words == ["built", "reused"]
     assert len({tuple(answer.split()[1:]) for answer, _ in answers}) == 1
     assert len(names(out)) == 1
     assert build_cache({"made": data}, table, "upright", out).reused
