@@ -12,7 +12,7 @@ import torch
 from nescient_fl.study.run_folder import RunFolder
 from strategies.federation import Watcher
 
-_ENVIRONMENT = {
+ENVIRONMENT = {
     # One thread a site: sites run side by side.
     "OMP_NUM_THREADS": "1",
     # Activations of a training step are a few megabytes each; handed back to the system after every step they
@@ -23,10 +23,14 @@ _ENVIRONMENT = {
 
 
 class RayEngine:
-    """Starts Ray in the background, since it takes seconds, while the study's data is made ready."""
+    """Starts Ray in the background, since it takes seconds, while the study's data is made ready.
 
-    def __init__(self, device: torch.device) -> None:
+    ``cpus`` is how many sites work at a time; None is one a processor of this machine.
+    """
+
+    def __init__(self, device: torch.device, cpus: int | None = None) -> None:
         self._device = device
+        self._cpus = cpus or os.cpu_count() or 1
         self._error: BaseException | None = None
         self._started = threading.Event()
         self._closing = threading.Event()
@@ -39,13 +43,13 @@ class RayEngine:
         try:
             import ray
 
-            for name, value in _ENVIRONMENT.items():
+            for name, value in ENVIRONMENT.items():
                 os.environ.setdefault(name, value)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)
                 ray.init(
                     address=os.environ.get("RAY_ADDRESS"),
-                    num_cpus=None if os.environ.get("RAY_ADDRESS") else os.cpu_count(),
+                    num_cpus=None if os.environ.get("RAY_ADDRESS") else self._cpus,
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
@@ -83,7 +87,7 @@ class RayEngine:
         if self._device.type != "cuda":
             return {"num_cpus": 1, "num_gpus": 0.0}
         gpus = max(torch.cuda.device_count(), 1)
-        side_by_side = max(1, min(sites, os.cpu_count() or 1, 4 * gpus))
+        side_by_side = max(1, min(sites, self._cpus, 4 * gpus))
         return {"num_cpus": 1, "num_gpus": gpus / side_by_side}
 
     def close(self) -> None:
