@@ -61,6 +61,9 @@ def simulate(
     resume: Annotated[
         Path | None, _option("Go on with an interrupted run, with the settings it has.", _STUDY)
     ] = None,
+    prepare_only: Annotated[
+        bool, _option("Write the run folder and stop, for [b]flwr run[/] to go on with.", _STUDY)
+    ] = False,
     config: Annotated[
         Path | None, _option("TOML file of options; the command line goes first.", _STUDY)
     ] = None,
@@ -117,11 +120,11 @@ def simulate(
     options = {
         key: value
         for key, value in locals().items()
-        if key not in ("out", "resume", "config") and value is not None
+        if key not in ("out", "resume", "config", "prepare_only") and value is not None
     }
     from nescient_fl.arms.session import run_study
 
-    run_study(options, out=out, resume=resume, config=config)
+    run_study(options, out=out, resume=resume, config=config, prepare_only=prepare_only)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import torch
 
 from nescient_fl.arms.alone import AloneJob, AloneResult
 from nescient_fl.arms.baselines import train_baselines
-from nescient_fl.arms.data import StudyData, prepare_data
+from nescient_fl.arms.data import StudyData, decode_radiographs, prepare_data, select_radiographs
 from nescient_fl.arms.describing import (
     describe_data,
     describe_federation,
@@ -62,10 +62,12 @@ def conduct(
     )
     device = choose_device(settings.device)
     state = load_state(run.checkpoints)
+    since = time.monotonic()
+    # What the user may have to mend is found out before anything slow begins.
+    selected = select_radiographs(settings, watcher.preparing)
     engine = None if state is not None and state.finished else RayEngine(device)
     try:
-        since = time.monotonic()
-        data = prepare_data(settings, watcher.preparing)
+        data = decode_radiographs(settings, selected, watcher.preparing)
         _write_begin(run, settings, data, device)
         clock.lap("data", since)
         if engine is not None:
@@ -89,6 +91,12 @@ def conduct(
     write_json(run.metrics, metrics)
     write_report(run.path, choose_gallery(data, scorer, federated))
     return metrics
+
+
+def prepare_run(settings: StudySettings, run: RunFolder, watcher: StudyWatcher) -> None:
+    """Make a run's data ready and write what the run is made of, for ``flwr run`` to go on with."""
+    device = choose_device(settings.device)
+    _write_begin(run, settings, prepare_data(settings, watcher.preparing), device)
 
 
 @dataclass

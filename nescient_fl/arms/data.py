@@ -64,13 +64,21 @@ def cache_folder() -> Path:
     return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("nescient_fl"))
 
 
-def prepare_data(settings: StudySettings, progress: Progress) -> StudyData:
-    """Read, select, decode and divide a study's radiographs; what was made before is used again.
+@dataclass(frozen=True)
+class Selected:
+    """The quick half of preparing: which radiographs a study uses and where, none of them opened yet."""
 
-    Raises UserError for a folder, table or setting that cannot be, before anything slow where it can be told.
+    loaded: Loaded
+    rule: PartitionRule
+    assignment: pd.DataFrame
+
+
+def select_radiographs(settings: StudySettings, progress: Progress) -> Selected:
+    """Read the tables, select the cohort and divide it among sites; draw the phantom when it is not there.
+
+    Raises UserError for a folder, table or setting that cannot be.
     """
     loaded = _load(settings, progress)
-    cohort = loaded.cohort
     rule = PartitionRule(
         kind=settings.partition,  # type: ignore[arg-type]
         clients=settings.clients,
@@ -79,8 +87,16 @@ def prepare_data(settings: StudySettings, progress: Progress) -> StudyData:
         minimum_images=settings.min_images,
         minimum_positives=settings.min_positives,
     )
-    # Divided before decoding too, so that settings that cannot be are not found out after a long wait.
-    assignment = assign_sites(cohort.table, rule)
+    return Selected(loaded, rule, assign_sites(loaded.cohort.table, rule))
+
+
+def decode_radiographs(settings: StudySettings, selected: Selected, progress: Progress) -> StudyData:
+    """Decode the selected radiographs into the pixel cache, or open it where it is there.
+
+    Raises UserError when none can be read, and when leaving out those that cannot leaves a site too small.
+    """
+    loaded, assignment = selected.loaded, selected.assignment
+    cohort = loaded.cohort
     result = build_cache(
         loaded.roots,
         cohort.table,
@@ -89,7 +105,7 @@ def prepare_data(settings: StudySettings, progress: Progress) -> StudyData:
         progress=lambda done, total: progress("Decoding radiographs", done, total),
     )
     if result.rejected:
-        assignment = assign_sites(result.table, rule)
+        assignment = assign_sites(result.table, selected.rule)
     dropped = dict(cohort.dropped)
     for report in loaded.reports.values():
         for reason, count in report.dropped.items():
@@ -104,6 +120,11 @@ def prepare_data(settings: StudySettings, progress: Progress) -> StudyData:
         rejected=tuple({"image": r.image, "reason": r.reason} for r in result.rejected),
         notes=cohort.notes,
     )
+
+
+def prepare_data(settings: StudySettings, progress: Progress) -> StudyData:
+    """Select and decode a study's radiographs; what was made before is used again."""
+    return decode_radiographs(settings, select_radiographs(settings, progress), progress)
 
 
 def _load(settings: StudySettings, progress: Progress) -> Loaded:

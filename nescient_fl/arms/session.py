@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from nescient_fl.arms.conduct import conduct, resume_settings
+from nescient_fl.arms.conduct import conduct, prepare_run, resume_settings
 from nescient_fl.errors import UserError
 from nescient_fl.study.progress import TerminalWatcher
 from nescient_fl.study.report_terminal import terminal_table
@@ -20,9 +20,14 @@ from strategies.exchange import Stopped
 
 
 def run_study(
-    options: Mapping[str, Any], *, out: Path | None, resume: Path | None, config: Path | None
-) -> dict[str, Any]:
-    """Run or resume a study, and print its table. Returns the metrics.
+    options: Mapping[str, Any],
+    *,
+    out: Path | None = None,
+    resume: Path | None = None,
+    config: Path | None = None,
+    prepare_only: bool = False,
+) -> dict[str, Any] | None:
+    """Run or resume a study, and print its table. Returns the metrics, None when it was only prepared.
 
     options are those the user gave. Raises UserError for options that cannot be, and KeyboardInterrupt after
     Ctrl-C, when everything is stopped and a line has said how to go on.
@@ -34,6 +39,10 @@ def run_study(
         console.print(f"Run folder: {_shown(run.path)}", highlight=False, soft_wrap=True)
         try:
             with TerminalWatcher(console, settings.rounds) as watcher:
+                if prepare_only:
+                    prepare_run(settings, run, watcher)
+                    watcher.say(f"Prepared. Go on with: flwr run . --run-config 'run=\"{run.path}\"'")
+                    return None
                 metrics = conduct(settings, run, watcher, stop)
         except Stopped:
             console.print(f"Stopped. Go on with: --resume {_shown(run.path)}", soft_wrap=True)

@@ -7,9 +7,9 @@ several sites add up, and recall, AUROC and the operating point follow from the 
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torchmetrics.functional.classification import binary_auroc
+
+from nescient_fl.lesion.weighted import weighted_ranking
 
 BINS = 512
 LARGEST_LOGIT = 8.0
@@ -67,11 +67,11 @@ class ScoreCounts:
         """Area under the ROC curve, two scores in one bin counting as equal; None without both classes."""
         if not self.positives.sum() or not self.negatives.sum():
             return None
-        level = torch.arange(BINS).repeat(2)
-        target = torch.tensor([1, 0]).repeat_interleave(BINS)
-        counts = torch.from_numpy(np.concatenate([self.positives, self.negatives]))
-        scores = level.repeat_interleave(counts).double() / BINS
-        return float(binary_auroc(scores, target.repeat_interleave(counts)))
+        levels = np.tile(np.arange(BINS, dtype=np.float64), 2)
+        is_positive = np.repeat([1.0, 0.0], BINS)
+        counts = np.concatenate([self.positives, self.negatives]).astype(np.float64)
+        auroc, _ = weighted_ranking(levels, is_positive, counts[None, :])
+        return float(auroc[0])
 
     def recall(self, threshold: float = 0.5) -> float | None:
         """Share of positives scored at or above a threshold that lies on a bin's edge; None without any."""

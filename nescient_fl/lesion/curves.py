@@ -5,11 +5,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchmetrics.functional.classification import (
-    binary_confusion_matrix,
-    binary_precision_recall_curve,
-    binary_roc,
-)
 
 LARGEST_CURVE = 201
 CALIBRATION_GROUPS = 10
@@ -25,12 +20,16 @@ def sigmoid(logits: Floats) -> Floats:
 
 def roc_curve(probabilities: Floats, targets: NDArray[np.int64], label: str) -> Curve:
     """Return false positive rate x and true positive rate y from (0, 0) to (1, 1), at most 201 points."""
+    from torchmetrics.functional.classification import binary_roc
+
     x, y, _ = binary_roc(torch.tensor(probabilities), torch.tensor(targets))
     return _thin(x.numpy(), y.numpy(), label)
 
 
 def precision_recall_curve(probabilities: Floats, targets: NDArray[np.int64], label: str) -> Curve:
     """Return recall x and precision y from recall 0 to recall 1, at most 201 points."""
+    from torchmetrics.functional.classification import binary_precision_recall_curve
+
     precision, recall, _ = binary_precision_recall_curve(torch.tensor(probabilities), torch.tensor(targets))
     return _thin(recall.numpy()[::-1], precision.numpy()[::-1], label)
 
@@ -60,6 +59,8 @@ def calibration_curve(probabilities: Floats, targets: NDArray[np.int64]) -> list
 
 def confusion(probabilities: Floats, targets: NDArray[np.int64], threshold: float) -> dict[str, int]:
     """Return tp, fp, tn and fn; a score at the threshold is called positive."""
+    from torchmetrics.functional.classification import binary_confusion_matrix
+
     called = torch.from_numpy((probabilities >= threshold).astype(np.int64))
     (tn, fp), (fn, tp) = binary_confusion_matrix(called, torch.tensor(targets)).tolist()
     return {"tp": tp, "fp": fp, "tn": tn, "fn": fn}
