@@ -1,5 +1,6 @@
 """Sending to nodes and collecting what comes back, in a way that can be watched and stopped."""
 
+import re
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -69,8 +70,8 @@ def wait_for_sites(grid: Grid, sites: int, timeout: float, stop: threading.Event
 
 def failure_reason(reply: Message) -> str:
     """Return the last line of what a failed site said, without Python's wrapping."""
-    text = (reply.error.reason or "no reason given").strip()
-    for wrapping in ("<class 'flwr.clientapp.client_app.ClientAppException'>:<'", "'>"):
-        text = text.replace(wrapping, "")
+    text = (reply.error.reason or "").strip()
+    text = re.sub(r"^<class '[^']*'>:<'(.*)'>$", r"\1", text, flags=re.DOTALL)
+    text = text.rpartition("Exception ClientAppException occurred. Message: ")[2]
     lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1].strip() if lines else "no reason given"

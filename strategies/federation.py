@@ -186,12 +186,13 @@ class FederatedAveraging(Strategy):
         for reply in replies:
             site = names[reply.metadata.src_node_id]
             silent.discard(site)
-            problem = failure_reason(reply) if reply.has_error() else None
-            if problem is None:
-                report, counts, update = read_report(reply.content)
-                self._answers.append(_Answer(report, counts, update, payload_bytes(reply.content)))
+            answer = _read_answer(reply, site)
+            if isinstance(answer, _Answer):
+                self._answers.append(answer)
+                problem = None
             else:
-                self._failures.append({"site": site, "reason": problem})
+                self._failures.append({"site": site, "reason": answer})
+                problem = answer
             self._watcher.site_answered(number, site, problem)
         for site in sorted(silent):
             problem = f"no answer within {self._plan.round_timeout:g} s"
@@ -245,6 +246,19 @@ class FederatedAveraging(Strategy):
             "bytes_down_per_site": bytes_down,
             "seconds": round(seconds, 3),
         }
+
+
+def _read_answer(reply: Message, site: str) -> _Answer | str:
+    """Return a site's answer, or in words why it does not count."""
+    if reply.has_error():
+        return failure_reason(reply)
+    try:
+        report, counts, update = read_report(reply.content)
+    except (KeyError, TypeError, ValueError) as error:
+        return f"its answer cannot be read ({error!r})"
+    if report.site != site:
+        return f"it answered in the name of {report.site}"
+    return _Answer(report, counts, update, payload_bytes(reply.content))
 
 
 def _figures(counts: ScoreCounts) -> dict[str, Any]:

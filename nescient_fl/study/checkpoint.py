@@ -16,14 +16,18 @@ from nescient_fl.study.run_folder import write_atomically
 
 
 def save_checkpoint(path: Path, groups: Mapping[str, Mapping[str, Tensor]], state: Any) -> None:
-    """Write groups of named tensors and a JSON-able state atomically, in the safetensors format."""
+    """Write groups of named tensors and a JSON-able state atomically, in the safetensors format.
+
+    Everything comes back as it was, the order of the names included.
+    """
     # Copied: one tensor may stand in two groups, which the format refuses.
     tensors = {
         f"{group}/{name}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for group, values in groups.items()
         for name, value in values.items()
     }
-    text = json.dumps(state, allow_nan=False)
+    # The format sorts its tensors; the order of a network's parameters is kept beside them.
+    text = json.dumps({"state": state, "order": list(tensors)}, allow_nan=False)
     write_atomically(path, save(tensors, metadata={"state": text, "sha256": _digest(tensors, text)}))
 
 
@@ -36,10 +40,11 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], Any]:
             about = file.metadata()
         if about["sha256"] != _digest(tensors, about["state"]):
             raise ValueError("its content does not fit its digest")
-        for key, value in tensors.items():
+        kept = json.loads(about["state"])
+        for key in kept["order"]:
             group, name = key.split("/", 1)
-            groups.setdefault(group, {})[name] = value
-        return groups, json.loads(about["state"])
+            groups.setdefault(group, {})[name] = tensors[key]
+        return groups, kept["state"]
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"checkpoint {path} cannot be read ({error}): remove it and run again") from None
 

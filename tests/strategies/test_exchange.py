@@ -1,0 +1,108 @@
+"""Waiting for sites and for their answers."""
+
+import threading
+import time
+
+import pytest
+from fake_grid import FLOWERS_WORDS, FakeGrid, ToySite
+from flwr.app import Error, Message, MessageType, RecordDict
+
+from nescient_fl.errors import UserError
+from strategies.exchange import Stopped, exchange, failure_reason, wait_for_sites
+
+NAMES = ["icu-1", "icu-2", "outpatient-1", "ward-1"]
+
+
+def never() -> threading.Event:
+    return threading.Event()
+
+
+def questions(grid: FakeGrid) -> list[Message]:
+    return [Message(RecordDict(), node, MessageType.QUERY) for node in grid.get_node_ids()]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nodes_are_told_apart_by_the_site_they_say_they_are(seed: int) -> None:
+    grid = FakeGrid([ToySite(name) for name in NAMES], seed)
+    found = wait_for_sites(grid, 4, 5.0, never())
+    assert list(found) == NAMES
+    assert {name: grid.sites[node].name for name, node in found.items()} == dict(
+        zip(NAMES, NAMES, strict=True)
+    )
+
+
+def test_the_last_node_is_waited_for() -> None:
+    grid = FakeGrid([ToySite(name) for name in NAMES], joining=3)
+    assert len(wait_for_sites(grid, 4, 5.0, never())) == 4
+
+
+def test_too_few_nodes_are_counted() -> None:
+    with pytest.raises(UserError, match="only 3 of 4 sites joined"):
+        wait_for_sites(FakeGrid([ToySite(name) for name in NAMES], joining=10**9), 4, 0.1, never())
+
+
+def test_two_nodes_may_not_be_one_site() -> None:
+    with pytest.raises(UserError, match="two nodes say that they are site x"):
+        wait_for_sites(FakeGrid([ToySite("x"), ToySite("x")]), 2, 5.0, never())
+
+
+class Unable(ToySite):
+    """Cannot say which site it is, or says nothing."""
+
+    def answer(self, content: RecordDict) -> RecordDict | Error | None:  # noqa: ARG002
+        return Error(1, FLOWERS_WORDS.format("the pixel cache is gone")) if self.fails else None
+
+
+def test_a_site_that_cannot_start_says_why() -> None:
+    grid = FakeGrid([ToySite("x"), Unable("y", fails={0: "?"})])
+    with pytest.raises(UserError, match=r"a site could not start: the pixel cache is gone$"):
+        wait_for_sites(grid, 2, 5.0, never())
+
+
+def test_a_site_that_never_says_its_name_is_counted() -> None:
+    with pytest.raises(UserError, match="only 1 of 2 sites answered"):
+        wait_for_sites(FakeGrid([ToySite("x"), Unable("y")]), 2, 0.2, never())
+
+
+def test_every_reply_is_yielded_once() -> None:
+    grid = FakeGrid([ToySite(name) for name in NAMES])
+    replies = list(exchange(grid, questions(grid), 5.0, never()))
+    assert sorted(reply.metadata.src_node_id for reply in replies) == sorted(grid.sites)
+
+
+def test_the_deadline_holds_and_what_came_before_it_counts() -> None:
+    grid = FakeGrid([ToySite("x"), ToySite("y"), Unable("z")])
+    started = time.monotonic()
+    replies = list(exchange(grid, questions(grid), 0.3, never()))
+    assert len(replies) == 2
+    assert 0.25 < time.monotonic() - started < 5
+
+
+def test_a_request_to_stop_is_heard_while_waiting() -> None:
+    grid, stop = FakeGrid([Unable("x")]), never()
+    threading.Timer(0.2, stop.set).start()
+    started = time.monotonic()
+    with pytest.raises(Stopped):
+        list(exchange(grid, questions(grid), 60.0, stop))
+    assert time.monotonic() - started < 10
+    with pytest.raises(Stopped):
+        wait_for_sites(FakeGrid([ToySite("x")], joining=10**9), 1, 60.0, stop)
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (
+            FLOWERS_WORDS.format("training diverged: a weight is not finite"),
+            "training diverged: a weight is not finite",
+        ),
+        (FLOWERS_WORDS.format("cannot read\nimage 3"), "image 3"),
+        ("Traceback:\n  File x\nValueError: bad", "ValueError: bad"),
+        (FLOWERS_WORDS.format(""), "no reason given"),
+        ("", "no reason given"),
+        (None, "no reason given"),
+    ],
+)
+def test_the_reason_of_a_failure_is_one_line_in_the_sites_own_words(said: str | None, shown: str) -> None:
+    question = Message(RecordDict(), 5, MessageType.QUERY)
+    assert failure_reason(Message(Error(1, said), reply_to=question)) == shown
