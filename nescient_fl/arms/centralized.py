@@ -1,6 +1,7 @@
 """The write-up's own run: all data in one place, one model, a tenth of the patients for validation."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,11 @@ def run_centralized(
     device = choose_device(settings.device)
     # Printed numbers come out the same on any number of cores.
     torch.set_num_threads(1)
-    with run.locked(), TerminalWatcher(console, epochs) as watcher:
+    with (
+        run.locked(new=resume is None),
+        _telling_how_to_resume(run),
+        TerminalWatcher(console, epochs) as watcher,
+    ):
         watcher.say(f"Run folder: {run.path}")
         data = prepare_data(settings, watcher.preparing)
         train, validation = divide(data, settings.seed)
@@ -74,6 +79,15 @@ def run_centralized(
     if data.synthetic:
         print("These radiographs are synthetic: the figures say nothing about patients.")
     return metrics
+
+
+@contextmanager
+def _telling_how_to_resume(run: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"Stopped. Go on with: --resume {run.path}", flush=True)
+        raise
 
 
 def divide(data: StudyData, seed: int) -> tuple[Examples, Examples]:

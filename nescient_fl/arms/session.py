@@ -35,7 +35,7 @@ def run_study(
     console = Console(stderr=False)
     settings, run = _open(options, out, resume, config)
     stop = threading.Event()
-    with run.locked(), _stopping_on_signals(stop):
+    with run.locked(new=resume is None), _stopping_on_signals(stop):
         console.print(f"Run folder: {_shown(run.path)}", highlight=False, soft_wrap=True)
         try:
             with TerminalWatcher(console, settings.rounds) as watcher:

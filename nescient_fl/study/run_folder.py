@@ -87,9 +87,21 @@ class RunFolder:
     def engine_log(self) -> Path:
         return self.path / "engine.log"
 
+    def _discard_unbegun(self) -> None:
+        if not self.partition.exists() and not any(self.checkpoints.iterdir()):
+            for path in (self.config, self.path / ".lock", self.engine_log):
+                path.unlink(missing_ok=True)
+            with suppress(OSError):  # whatever else stands there is not ours to remove
+                self.checkpoints.rmdir()
+                self.path.rmdir()
+
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the run for this process. Raises UserError when another process works on it."""
+    def locked(self, *, new: bool = False) -> Iterator[None]:
+        """Hold the run for this process. Raises UserError when another process works on it.
+
+        A new run whose user made a mistake (UserError) before there was anything to lose is removed again,
+        so that the same command can be given with the mistake mended.
+        """
         with (self.path / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,7 +109,12 @@ class RunFolder:
                 raise UserError(
                     f"another process works on {self.path}: wait for it, or name another run"
                 ) from None
-            yield
+            try:
+                yield
+            except UserError:
+                if new:
+                    self._discard_unbegun()
+                raise
 
 
 def write_atomically(path: Path, data: bytes) -> None:
