@@ -6,7 +6,7 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from nescient_fl.messages import payload_bytes, read_order, report_content, site_content
+from nescient_fl.messages import read_order, report_content, site_content
 from sites.site import Site, open_site
 from sites.transcript import record_departure
 
@@ -17,7 +17,10 @@ def make_app(run: str | None = None) -> ClientApp:
 
     @app.query()
     def say_which_site(message: Message, context: Context) -> Message:
-        return Message(site_content(_site(run, context).data.name), reply_to=message)
+        name = _site(run, context).data.name
+        content = site_content(name)
+        record_departure(_run(run, context), name, None, content)
+        return Message(content, reply_to=message)
 
     @app.train()
     def take_round(message: Message, context: Context) -> Message:
@@ -27,7 +30,7 @@ def make_app(run: str | None = None) -> ClientApp:
         order, weights = read_order(message.content)
         report, counts, update = site.answer(order, weights)
         content = report_content(report, counts, update)
-        record_departure(_run(run, context), site.data.name, order, content, payload_bytes(content))
+        record_departure(_run(run, context), site.data.name, order, content)
         return Message(content, reply_to=message)
 
     return app

@@ -6,22 +6,26 @@ from pathlib import Path
 
 from flwr.app import RecordDict
 
-from nescient_fl.messages import RoundOrder
+from nescient_fl.messages import RoundOrder, payload_bytes
 from nescient_fl.study.run_folder import RunFolder, append_line
 
 
-def record_departure(run: Path, site: str, order: RoundOrder, content: RecordDict, size: int) -> None:
-    """Append a line to the run's transcript before a message leaves. Raises OSError when it cannot."""
+def record_departure(run: Path, site: str, order: RoundOrder | None, content: RecordDict) -> None:
+    """Append a line to the run's transcript before a message leaves. Raises OSError when it cannot.
+
+    Without an order the message answers the question which site this is.
+    """
+    kind = "name" if order is None else "update" if order.train else "scores"
     append_line(
         RunFolder(run).transcript,
         {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "site": site,
             "to": "coordinator",
-            "round": order.round,
-            "kind": "update" if order.train else "scores",
+            "round": 0 if order is None else order.round,
+            "kind": kind,
             "records": sorted(content),
-            "bytes": size,
+            "bytes": payload_bytes(content),
             "sha256": content_sha256(content),
         },
     )
