@@ -5,11 +5,12 @@ A command module defines a function with typer annotations, ``run_command(functi
 that ``--help`` and a mistyped option answer at once.
 """
 
+import functools
 import importlib
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
@@ -33,8 +34,21 @@ def run_command(function: Callable[..., Any]) -> None:
     becomes one line and 130. Anything else is a defect and keeps its traceback.
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-    app.command()(function)
+    app.command()(_interruptible(function))
     _run(app)
+
+
+def _interruptible(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Say one line on Ctrl-C; left to typer, it would end without a word."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except KeyboardInterrupt:
+            _fail("interrupted", EXIT_INTERRUPTED)
+
+    return run
 
 
 def _run(app: typer.Typer) -> None:
@@ -42,8 +56,6 @@ def _run(app: typer.Typer) -> None:
         app()
     except UserError as error:
         _fail(str(error), EXIT_USER_ERROR)
-    except KeyboardInterrupt:
-        _fail("interrupted", EXIT_INTERRUPTED)
     except OSError as error:
         if error.errno is None or (error.filename is None and error.errno not in _DISK_ERRORS):
             raise
@@ -54,7 +66,7 @@ def _run(app: typer.Typer) -> None:
 _DISK_ERRORS = {28, 30, 122}  # no space left, read-only file system, quota exceeded
 
 
-def _fail(message: str, status: int) -> None:
+def _fail(message: str, status: int) -> NoReturn:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(status)
 
@@ -66,7 +78,7 @@ def main() -> None:
     for name, (module, function) in COMMANDS.items():
         # Only the command that was asked for is imported, unless help for all of them is.
         if wanted in (None, name) or wanted not in COMMANDS:
-            app.command(name)(getattr(importlib.import_module(module), function))
+            app.command(name)(_interruptible(getattr(importlib.import_module(module), function)))
     app.callback()(_describe)
     _run(app)
 

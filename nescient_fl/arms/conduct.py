@@ -32,7 +32,7 @@ from nescient_fl.radiographs.table import write_table
 from nescient_fl.study.checkpoint import save_checkpoint
 from nescient_fl.study.report import write_report
 from nescient_fl.study.run_folder import RunFolder, read_json, read_lines, write_json
-from nescient_fl.study.settings import StudySettings
+from nescient_fl.study.settings import StudySettings, make_settings
 from strategies.exchange import Stopped
 from strategies.state import FederationState, load_state
 
@@ -255,5 +255,14 @@ def _save_model(
 
 
 def resume_settings(path: Path) -> dict[str, Any]:
-    """Return the settings a run was begun with. Raises UserError when there is no run."""
-    return dict(read_json(RunFolder.open(path).config)["settings"])
+    """Return the settings a run was begun with. Raises UserError when there is no run, or a damaged one."""
+    config = RunFolder.open(path).config
+    saved = read_json(config)
+    settings = saved.get("settings") if isinstance(saved, dict) else None
+    if not isinstance(settings, dict):
+        raise UserError(f"{config} is damaged (it holds no settings): start a new run")
+    try:
+        make_settings(settings)
+    except UserError as error:
+        raise UserError(f"{config} is damaged ({error}): start a new run") from None
+    return settings
