@@ -1,0 +1,128 @@
+"""What the parts of ``bench_training.py`` share: radiographs, the network's plain twin, children, ratios."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from nescient_fl.arms.data import PHANTOM_SEED, cache_folder
+from nescient_fl.lesion.batches import Examples
+from nescient_fl.lesion.network import build_network, get_weights
+from nescient_fl.radiographs.cache import PixelCache, build_cache
+from nescient_fl.radiographs.phantom import GENERATOR, write_phantom
+from sites.chexpert import SOURCE, read_chexpert
+
+
+@dataclass(frozen=True)
+class BenchData:
+    """Some synthetic radiographs: their folder, one row an image with ``target``, and their pixel cache."""
+
+    folder: Path
+    table: pd.DataFrame
+    cache: PixelCache
+
+    def examples(self) -> Examples:
+        """All of them, as a site holds its training images."""
+        targets = self.table["target"].to_numpy(np.float32)
+        cache = self.cache
+        return Examples(cache.pixels, cache.mean, cache.std, targets, np.arange(len(targets)))
+
+    @property
+    def paths(self) -> list[Path]:
+        """The JPEGs."""
+        return [self.folder / image for image in self.table["image"]]
+
+
+def bench_data(
+    phantom_images: int, images: int, geometry: Literal["paper", "upright"] = "upright"
+) -> BenchData:
+    """Take the first ``images`` of the phantom that a study of ``phantom_images`` uses; draw it if needed."""
+    folder = cache_folder() / f"phantom-{phantom_images}-v{GENERATOR}"
+    write_phantom(folder, phantom_images, PHANTOM_SEED)
+    table, _ = read_chexpert(folder)
+    table = table.iloc[:images].reset_index(drop=True)
+    table["target"] = (table["label"] == "positive").astype("int64")
+    result = build_cache({SOURCE: folder}, table, geometry, cache_folder() / "pixels")
+    return BenchData(folder, result.table, result.cache)
+
+
+def plain_network(*, seed: int, sigmoid: bool = False) -> nn.Sequential:
+    """Return the network as torch's own layers, one after another, with the weights the product starts from.
+
+    Its forward pass is ``nn.Sequential``'s, so nothing of the product's own pooled convolution is in it.
+    """
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, kernel_size=10, stride=3),
+        nn.ReLU(),
+        nn.MaxPool2d(8),
+        nn.Flatten(),
+        nn.Linear(8 * 13 * 15, 64),
+        nn.ReLU(),
+        nn.Linear(64, 32),
+        nn.ReLU(),
+        nn.Linear(32, 1),
+    )
+    weights = get_weights(build_network(seed=seed)).values()
+    network.load_state_dict(dict(zip(network.state_dict(), weights, strict=True)))
+    if sigmoid:
+        network.append(nn.Sigmoid())
+    return network
+
+
+def run_child(script: str, *arguments: object, environment: Mapping[str, str] | None = None) -> Any:
+    """Run a script beside this one in a process of its own and return the JSON it prints.
+
+    Raises RuntimeError with the end of what it said when it fails.
+    """
+    command = [sys.executable, str(Path(__file__).with_name(script)), *map(str, arguments)]
+    done = subprocess.run(
+        command, env={**os.environ, **(environment or {})}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{script} ended with status {done.returncode}:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@dataclass(frozen=True)
+class Line:
+    """One measured figure. ``values`` are its repeats; the figure is their median.
+
+    ``bound`` says whether the target is the least or the most the figure may be. Without a target a line is
+    only told.
+    """
+
+    part: str
+    what: str
+    values: tuple[float, ...]
+    unit: str = "x"
+    target: float | None = None
+    bound: Literal["least", "most"] = "least"
+    note: str = ""
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    @property
+    def passed(self) -> bool | None:
+        if self.target is None:
+            return None
+        return self.median >= self.target if self.bound == "least" else self.median <= self.target
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {**asdict(self), "median": self.median, "passed": self.passed}
+
+
+def ratios(above: Sequence[float], below: Sequence[float]) -> tuple[float, ...]:
+    """Divide repeats that were taken side by side, pair by pair."""
+    return tuple(a / b for a, b in zip(above, below, strict=True))
