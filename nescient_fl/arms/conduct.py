@@ -13,7 +13,7 @@ import torch
 
 from nescient_fl.arms.alone import AloneJob, AloneResult
 from nescient_fl.arms.baselines import train_baselines
-from nescient_fl.arms.data import StudyData, decode_radiographs, prepare_data, select_radiographs
+from nescient_fl.arms.data import Progress, StudyData, decode_radiographs, prepare_data, select_radiographs
 from nescient_fl.arms.describing import (
     describe_data,
     describe_federation,
@@ -64,10 +64,11 @@ def conduct(
     state = load_state(run.checkpoints)
     since = time.monotonic()
     # What the user may have to mend is found out before anything slow begins.
-    selected = select_radiographs(settings, watcher.preparing)
+    progress = _stoppable(watcher.preparing, stop)
+    selected = select_radiographs(settings, progress)
     engine = None if state is not None and state.finished else RayEngine(device)
     try:
-        data = decode_radiographs(settings, selected, watcher.preparing)
+        data = decode_radiographs(settings, selected, progress)
         _write_begin(run, settings, data, device)
         clock.lap("data", since)
         if engine is not None:
@@ -97,6 +98,17 @@ def prepare_run(settings: StudySettings, run: RunFolder, watcher: StudyWatcher) 
     """Make a run's data ready and write what the run is made of, for ``flwr run`` to go on with."""
     device = choose_device(settings.device)
     _write_begin(run, settings, prepare_data(settings, watcher.preparing), device)
+
+
+def _stoppable(progress: Progress, stop: threading.Event) -> Progress:
+    """Hear Ctrl-C between two radiographs too: drawing and decoding them may take minutes."""
+
+    def tell(what: str, done: int, total: int) -> None:
+        if stop.is_set():
+            raise Stopped
+        progress(what, done, total)
+
+    return tell
 
 
 @dataclass
