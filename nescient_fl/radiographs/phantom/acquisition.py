@@ -38,17 +38,17 @@ class Profile:
 
 PROFILES = {
     "icu": Profile(
-        portrait=0.14, zoom=(0.96, 0.08), lean=(0, 3.2), turn=0.35, breath=(-0.09, 0.09), arms=(0.05, 0.1),
+        portrait=0.14, zoom=(0.97, 0.05), lean=(0, 2.6), turn=0.25, breath=(-0.06, 0.06), arms=(0.05, 0.1),
         lift=(0.05, 0.05), magnification=(1.12, 0.06), blur=(0.75, 0.15), noise=(0.016, 0.005),
         equalised=(0.62, 0.14), scatter=(0.24, 0.07),
     ),
     "ward": Profile(
-        portrait=0.15, zoom=(0.98, 0.07), lean=(0, 2.4), turn=0.28, breath=(-0.03, 0.07), arms=(0.2, 0.2),
+        portrait=0.15, zoom=(0.98, 0.045), lean=(0, 2.0), turn=0.2, breath=(-0.02, 0.05), arms=(0.2, 0.2),
         lift=(0.03, 0.05), magnification=(1.08, 0.05), blur=(0.62, 0.12), noise=(0.013, 0.004),
         equalised=(0.66, 0.13), scatter=(0.18, 0.06),
     ),
     "outpatient": Profile(
-        portrait=0.18, zoom=(1.0, 0.06), lean=(0, 1.3), turn=0.14, breath=(0.06, 0.06), arms=(0.85, 0.15),
+        portrait=0.18, zoom=(1.0, 0.04), lean=(0, 1.2), turn=0.12, breath=(0.04, 0.04), arms=(0.85, 0.15),
         lift=(-0.03, 0.04), magnification=(1.0, 0.04), blur=(0.50, 0.08), noise=(0.010, 0.003),
         equalised=(0.70, 0.12), scatter=(0.10, 0.05),
     ),
@@ -87,8 +87,8 @@ def draw_acquisition(
     surface = Surface(
         rows=rows + 2 * _BLEED,
         columns=columns + 2 * _BLEED,
-        origin_x=float(_BLEED + columns * 0.5 + rng.normal(0, 9)),
-        origin_y=float(_BLEED + rows * 0.52 + rng.normal(0, 11)),
+        origin_x=float(_BLEED + columns * 0.5 + rng.normal(0, 6)),
+        origin_y=float(_BLEED + rows * 0.52 + rng.normal(0, 7)),
         scale=scale,
     )
     side = -1 if rng.random() < 0.5 else 1

@@ -60,9 +60,9 @@ def draw_anatomy(rng: np.random.Generator, sex: str, age: int) -> Anatomy:
     old = (age - 55) / 35
     female = sex == "Female"
     return Anatomy(
-        apex=float(-0.86 + rng.normal(0, 0.05)),
-        dome_right=float(0.60 + rng.normal(0, 0.07)),
-        dome_left=float(0.68 + rng.normal(0, 0.07)),
+        apex=float(-0.86 + rng.normal(0, 0.04)),
+        dome_right=float(0.60 + rng.normal(0, 0.05)),
+        dome_left=float(0.68 + rng.normal(0, 0.05)),
         dome_height=float(0.24 + rng.normal(0, 0.04)),
         wall=float(np.clip(rng.normal(0.17, 0.06), 0.07, 0.36)),
         shoulder_drop=float(0.20 + rng.normal(0, 0.05)),
@@ -75,7 +75,7 @@ def draw_anatomy(rng: np.random.Generator, sex: str, age: int) -> Anatomy:
         spine_bend=float(rng.normal(0, 0.025)),
         rib_pitch=float(0.158 + rng.normal(0, 0.008)),
         rib_drop=float(0.50 + rng.normal(0, 0.06)),
-        rib_strength=float(np.clip(rng.normal(0.070, 0.016), 0.035, 0.11)),
+        rib_strength=float(np.clip(rng.normal(0.054, 0.012), 0.03, 0.085)),
         clavicle=float(np.clip(rng.normal(0.12, 0.025), 0.06, 0.18)),
         breast=float(np.clip(rng.normal(0.46, 0.08), 0.28, 0.64)) if female and rng.random() < 0.85 else 0.0,
         breast_y=float(0.50 + rng.normal(0, 0.10)),

@@ -45,6 +45,14 @@ class Surface:
         origin = np.array([self.origin_x, self.origin_y], np.float32)
         return (points * np.float32(self.scale) + origin).astype(np.float32)
 
+    def window(self, x: float, y: float, reach: float) -> tuple[slice, slice]:
+        """Rows and columns within ``reach`` (patient units) of a patient point, cut at the surface's edge."""
+        column, row = self.to_pixels(np.array([x, y], np.float32))
+        span = reach * self.scale + 2
+        rows = slice(max(0, int(row - span)), max(0, min(self.rows, int(row + span) + 1)))
+        columns = slice(max(0, int(column - span)), max(0, min(self.columns, int(column + span) + 1)))
+        return rows, columns
+
     def fill(self, total: Float, outline: Float, strength: float) -> None:
         """Add ``strength`` inside a closed outline ([n, 2], patient units) to ``total`` in place.
 

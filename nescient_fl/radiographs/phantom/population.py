@@ -77,7 +77,7 @@ _DEVICES_NEGATED = 0.05  # of images without devices, the report says so
 
 # Images a patient: P(at least k) = k ** -tail, which follows CheXpert's (half have one; the mean is near 3).
 # Fewer of a patient's images name a lesion (1.4 on average), so those have a thinner tail.
-_TAIL, _TAIL_NAMED, _MOST_IMAGES = 1.0, 1.35, 20
+_TAIL, _TAIL_NAMED, _MOST_IMAGES = 0.95, 1.75, 20
 _KEEPS_SETTING = 0.75
 _SECOND_VIEW = 0.02
 

@@ -11,14 +11,9 @@ from nescient_fl.radiographs.phantom.acquisition import draw_acquisition, expose
 from nescient_fl.radiographs.phantom.anatomy import Anatomy, Body, Posture, draw_anatomy
 from nescient_fl.radiographs.phantom.bones import draw_ribs, draw_shoulders, draw_spine
 from nescient_fl.radiographs.phantom.canvas import Float, Strokes, step
+from nescient_fl.radiographs.phantom.confounders import Spot, add_confounders, draw_confounders
 from nescient_fl.radiographs.phantom.devices import draw_devices, stray_electrodes
-from nescient_fl.radiographs.phantom.lesions import (
-    Lesion,
-    add_confounders,
-    add_lesions,
-    draw_lesions,
-    faded,
-)
+from nescient_fl.radiographs.phantom.lesions import Lesion, add_lesions, draw_lesions, faded
 from nescient_fl.radiographs.phantom.population import ImagePlan
 from nescient_fl.radiographs.phantom.vessels import VesselTree, draw_vessels, grow_vessels
 from nescient_fl.seeds import numpy_generator
@@ -35,26 +30,25 @@ class Patient:
     anatomy: Anatomy
     vessels: VesselTree
     lesions: tuple[Lesion, ...]
+    spots: list[Spot]
 
     def bones(self) -> np.random.Generator:
         """The generator of the patient's bones, from its start: every image draws the same ones."""
         return numpy_generator(self.seed, "phantom-bones", self.number)
-
-    def spots(self) -> np.random.Generator:
-        """The generator of the patient's harmless shadows, from its start."""
-        return numpy_generator(self.seed, "phantom-spots", self.number)
 
 
 def draw_patient(plan: ImagePlan, seed: int) -> Patient:
     """Draw the patient of an image; depends on who they are, not on which of their images ``plan`` is."""
     number = plan.patient
     anatomy = draw_anatomy(numpy_generator(seed, "phantom-anatomy", number), plan.sex, plan.age)
+    body = Body(anatomy, _NEUTRAL)
     return Patient(
         number=number,
         seed=seed,
         anatomy=anatomy,
         vessels=grow_vessels(numpy_generator(seed, "phantom-vessels", number), anatomy.vessel_strength),
-        lesions=draw_lesions(numpy_generator(seed, "phantom-lesions", number), Body(anatomy, _NEUTRAL)),
+        lesions=draw_lesions(numpy_generator(seed, "phantom-lesions", number), body),
+        spots=draw_confounders(numpy_generator(seed, "phantom-spots", number), body),
     )
 
 
@@ -82,8 +76,8 @@ def render(plan: ImagePlan, patient: Patient) -> NDArray[np.uint8]:
     draw_ribs(body, bone_rng, ink)
     attenuation += draw_spine(surface, body, bone_rng)
     attenuation += draw_shoulders(surface, body, bone_rng, ink)
-    add_confounders(surface, attenuation, air, patient.spots(), body)
-    add_lesions(surface, attenuation, air, _shown(plan, patient), body)
+    add_confounders(surface, attenuation, air, patient.spots)
+    add_lesions(surface, attenuation, air, _shown(plan, patient), taken.posture.inspiration)
     device_rng = numpy_generator(seed, "phantom-devices", plan.path)
     if plan.devices:
         attenuation += draw_devices(surface, body, device_rng, plan.setting, ink)

@@ -35,7 +35,7 @@ def draw_vessels(surface: Surface, tree: VesselTree, inspiration: float, air: Fl
         # A vessel thinner than a pixel needs one line of samples, a trunk a few.
         widest = float(radius.max())
         samples = 4 if widest > 0.009 else 2 if widest > 0.005 else 1
-        ink.tubes(moved, radius, np.float32(7.5 * tree.strength) * radius, samples=samples)
+        ink.tubes(moved, radius, np.float32(6.2 * tree.strength) * radius, samples=samples)
     # Vessels show only against air; end branches drown in the thin lung near its border.
     total = ink.laid() * np.clip(np.float32(1.25) * air, 0, 1)
     for side in (-1, 1):

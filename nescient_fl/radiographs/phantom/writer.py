@@ -1,11 +1,13 @@
 """Writes a phantom as a folder that is whole or not there."""
 
 import csv
+import ctypes
 import json
 import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -23,12 +25,13 @@ from nescient_fl.radiographs.phantom.render import render_all
 
 MARKER = "PHANTOM.json"
 FORMAT = 1
-GENERATOR = 1  # raised whenever the same seed draws other pictures
+GENERATOR = 2  # raised whenever the same seed draws other pictures
 FEWEST_IMAGES = 20
 _COLUMNS = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *OBSERVATIONS)
 _PREFIX = "CheXpert-v1.0-small"
 _CHUNK = 8
 _PARTIAL = ".partial-"
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
 
 @dataclass(frozen=True)
@@ -233,9 +236,21 @@ def _interrupts_held_back() -> Iterator[None]:
 
 def _start_worker() -> None:
     """End a worker when its parent is gone, however it went; a pool's own workers would wait for ever."""
+    _keep_freed_memory()
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc reuse freed picture arrays instead of giving them back: a fifth of the time otherwise.
+
+    Elsewhere than on glibc there is no ``mallopt``, and nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
 def _follow(parent: Any) -> None:
