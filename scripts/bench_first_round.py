@@ -34,7 +34,8 @@ def measure(phantom_images: int, clients: int, limit: float = 300.0) -> dict[str
         "imports": run.config.exists,
         "data": lambda: run.partition.exists() and "cache_key" in read_json(run.config),
         "ray": run.engine_log.exists,
-        "first answer": lambda: bool(read_lines(run.transcript)),
+        "hospitals joined": lambda: bool(read_lines(run.transcript)),
+        "first answer": lambda: any(line["kind"] == "update" for line in read_lines(run.transcript)),
         "first round": lambda: bool(read_lines(run.rounds)),
     }
     command = [sys.executable, "-m", "nescient_fl.simulate", "--no-baselines", "--out", str(run.path)]

@@ -11,6 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from nescient_fl.errors import UserError
 from nescient_fl.lesion.batches import STILL, Batcher, Examples, make_batcher, shuffled_batches
+from nescient_fl.lesion.optimiser import LeanAdam
 from nescient_fl.lesion.recipe import Recipe
 from nescient_fl.seeds import derive_seed
 
@@ -41,7 +42,7 @@ def choose_device(wanted: str) -> torch.device:
 
 def make_optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Adam:
     """Return Adam (Kingma and Ba, 2015) with the recipe's step size and weight decay."""
-    return torch.optim.Adam(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    return LeanAdam(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
 
 
 def train_epoch(
