@@ -18,11 +18,11 @@ Grade = Literal["obvious", "clear", "moderate", "faint", "hidden"]
 # is much wider than a filter, or no brighter than ribs and vessels, it never learns from a few hundred
 # patients; with these shares it learns the upper grades, and the lower ones keep it from being perfect.
 GRADES: dict[Grade, tuple[float, tuple[float, float], tuple[float, float]]] = {
-    "obvious": (0.58, (0.52, 0.76), (0.028, 0.046)),
-    "clear": (0.22, (0.36, 0.50), (0.028, 0.046)),
-    "moderate": (0.10, (0.22, 0.36), (0.028, 0.048)),
-    "faint": (0.06, (0.09, 0.18), (0.028, 0.050)),
-    "hidden": (0.04, (0.02, 0.06), (0.026, 0.050)),
+    "obvious": (0.65, (0.54, 0.80), (0.028, 0.046)),
+    "clear": (0.19, (0.36, 0.50), (0.028, 0.046)),
+    "moderate": (0.08, (0.22, 0.36), (0.028, 0.048)),
+    "faint": (0.05, (0.09, 0.18), (0.028, 0.050)),
+    "hidden": (0.03, (0.02, 0.06), (0.026, 0.050)),
 }
 _SINGLE, _FEW = (
     0.22,
