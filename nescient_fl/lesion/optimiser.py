@@ -29,7 +29,7 @@ class LeanAdam(torch.optim.Adam):
 
 
 def _leave_compiler_out() -> None:
-    # The wrapper of these methods keeps in this attribute what it found in the compiler; filled in beforehand,
+    # The wrapper of these methods keeps in this attribute what it found in the compiler; filled in before,
     # it finds the method itself. Where a later torch has no such wrapper, this does nothing.
     for name in ("add_param_group", "load_state_dict", "state_dict", "zero_grad"):
         method = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
