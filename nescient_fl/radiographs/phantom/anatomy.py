@@ -139,7 +139,9 @@ class Body:
             total[:, columns] += 0.13 * heart + 0.10 * belly
         total -= np.float32(self.anatomy.aeration * (1 - self.posture.haze)) * air
         total += self._breasts(x, y)
-        total += self._trachea(x, y)
+        # The airways lie near the midline: the rest need not be computed.
+        near = slice(max(0, middle - int(0.5 * surface.scale)), middle + int(0.5 * surface.scale))
+        total[:, near] += self._trachea(x[:, near], y)
         total += self._stomach(x, y)
         return total, air
 
