@@ -16,7 +16,7 @@ def _option(help: str, panel: str, **kwargs: Any) -> Any:
 
 def simulate(
     clients: Annotated[int | None, _option("How many hospitals to simulate. [dim](5)[/]", _STUDY)] = None,
-    rounds: Annotated[int | None, _option("Rounds of federated training. [dim](20)[/]", _STUDY)] = None,
+    rounds: Annotated[int | None, _option("Rounds of federated training. [dim](16)[/]", _STUDY)] = None,
     local_epochs: Annotated[
         int | None, _option("Epochs that each hospital trains in a round. [dim](2)[/]", _STUDY)
     ] = None,
@@ -45,6 +45,10 @@ def simulate(
     target_recall: Annotated[
         float | None,
         _option("Recall that the operating point is chosen for, on validation. [dim](0.9)[/]", _STUDY),
+    ] = None,
+    server_momentum: Annotated[
+        float | None,
+        _option("Share of a round's step that joins the next; 0 is plain FedAvg. [dim](0.5)[/]", _STUDY),
     ] = None,
     min_sites: Annotated[
         int | None, _option("Hospitals that must answer a round. [dim](more than half)[/]", _STUDY)

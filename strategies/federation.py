@@ -19,6 +19,7 @@ from nescient_fl.messages import RoundOrder, SiteReport, order_content, payload_
 from nescient_fl.study.run_folder import RunFolder, append_line, read_lines, rewrite_lines
 from strategies.averaging import Contribution, average
 from strategies.exchange import exchange, failure_reason, wait_for_sites
+from strategies.momentum import with_momentum
 from strategies.state import FederationState, load_state, save_state
 
 
@@ -30,6 +31,7 @@ class FederationPlan:
         run: the run folder that holds checkpoints and rounds.jsonl.
         sites: how many sites take part.
         needed_sites: how many must answer for a round to count.
+        server_momentum: share of the last round's step that joins the next; 0 is plain FedAvg.
         join_timeout, round_timeout: seconds to wait for sites to join, and for their answers to one round.
     """
 
@@ -41,6 +43,7 @@ class FederationPlan:
     recipe: Recipe
     needed_sites: int
     round_timeout: float
+    server_momentum: float = 0.0
     join_timeout: float = 120.0
 
 
@@ -72,7 +75,8 @@ class FederatedAveraging(Strategy):
          study, which can be resumed;
       4. the sites' score counts add up to the validation of model r-1: its line is written, and it is kept
          when it is the best so far;
-      5. updates are averaged in the order of site names, weighted by training images: model r;
+      5. updates are averaged in the order of site names, weighted by training images, and join the server's
+         momentum where the study has one: model r;
       6. the checkpoint is written.
     After the last round one more exchange scores the last model without training it.
     """
@@ -111,10 +115,15 @@ class FederatedAveraging(Strategy):
         averaged, _ = self.aggregate_train(number, replies)
         assert averaged is not None
         validated = self._write_validation()
+        before = self._state
+        weights, velocity = with_momentum(
+            before.weights, dict(averaged.to_torch_state_dict()), before.velocity, self._plan.server_momentum
+        )
         self._state = replace(
             validated,
             round=number,
-            weights=dict(averaged.to_torch_state_dict()),
+            weights=weights,
+            velocity=velocity,
             pending=self._line(number, time.monotonic() - started, payload_bytes(messages[0].content)),
         )
         save_state(self._folder.checkpoints, self._state)

@@ -30,6 +30,7 @@ def make_plan(run: Path) -> FederationPlan:
         recipe=settings.resolved_recipe(),
         needed_sites=settings.needed_sites(sites),
         round_timeout=settings.round_timeout,
+        server_momentum=settings.server_momentum,
     )
 
 

@@ -34,6 +34,7 @@ class FederationState:
         weights: the global model.
         best: the best of the models whose validation is known: up to ``round`` - 1 unless finished.
         pending: the line of rounds.jsonl for ``round``, but for its validation.
+        velocity: server momentum's decaying sum of updates, None without momentum or before round 1.
         finished: whether the last model has been validated too.
     """
 
@@ -41,6 +42,7 @@ class FederationState:
     weights: Weights
     best: BestModel | None = None
     pending: dict[str, Any] = field(default_factory=dict)
+    velocity: Weights | None = None
     finished: bool = False
 
     @classmethod
@@ -59,6 +61,8 @@ class FederationState:
 def save_state(folder: Path, state: FederationState) -> None:
     """Write a checkpoint and remove all but the last two, so that a damaged newest one costs one round."""
     groups = {"model": state.weights}
+    if state.velocity is not None:
+        groups["velocity"] = state.velocity
     best: dict[str, Any] | None = None
     if state.best is not None:
         groups["best"] = state.best.weights
@@ -92,4 +96,11 @@ def load_state(folder: Path) -> FederationState | None:
             tallies["positives"].numpy(), tallies["negatives"].numpy(), values["best"]["loss_sum"]
         )
         best = BestModel(values["best"]["round"], values["best"]["auroc"], groups["best"], counts)
-    return FederationState(values["round"], groups["model"], best, values["pending"], values["finished"])
+    return FederationState(
+        round=values["round"],
+        weights=groups["model"],
+        best=best,
+        pending=values["pending"],
+        velocity=groups.get("velocity"),
+        finished=values["finished"],
+    )

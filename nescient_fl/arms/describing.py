@@ -76,6 +76,7 @@ def describe_federation(
         "local_epochs": settings.local_epochs,
         "engine": "ray",
         "aggregation": "plain",
+        "server_momentum": settings.server_momentum,
         "model_sha256": weights_sha256(state.best.weights),
         "best_round": state.best.round,
         "last_model_sha256": weights_sha256(state.weights),

@@ -62,12 +62,13 @@ RECIPES = {
     ),
     "default": Recipe(
         name="default",
-        learning_rate=1e-3,
+        learning_rate=1.5e-3,
         weight_decay=1e-4,
-        batch_size=16,
+        batch_size=8,
         standardise=True,
         flip=0.5,
         shift=8,
+        network=NetworkOptions(initialisation="he"),
     ),
 }
 

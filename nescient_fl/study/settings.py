@@ -3,13 +3,12 @@
 import difflib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_type_hints
 
 from nescient_fl.errors import UserError
-from nescient_fl.lesion.network import NetworkOptions
 from nescient_fl.lesion.recipe import Recipe, choose_recipe
 
 COHORTS = ("corrected", "paper")
@@ -28,7 +27,7 @@ class StudySettings:
     """
 
     clients: int = 5
-    rounds: int = 20
+    rounds: int = 16
     local_epochs: int = 2
     data: tuple[str, ...] = ()
     source: tuple[str, ...] = ()
@@ -50,6 +49,7 @@ class StudySettings:
     dropout: float | None = None
     device: str = "auto"
     seed: int = 0
+    server_momentum: float = 0.5
     min_sites: int | None = None
     round_timeout: float = 3600.0
     baselines: bool = True
@@ -76,6 +76,8 @@ class StudySettings:
                 raise UserError(f"--{name} must be above 0, got {value}")
         if self.alpha is not None and not self.alpha >= 0:
             raise UserError(f"--alpha must be 0 or more, got {self.alpha}")
+        if not 0 <= self.server_momentum < 1:
+            raise UserError(f"--server-momentum is from 0 up to 1, got {self.server_momentum}")
         if not 0 < self.target_recall <= 1:
             raise UserError(f"--target-recall is a share above 0 and up to 1, got {self.target_recall}")
         if len(self.source) > max(len(self.data), 1):
@@ -87,7 +89,8 @@ class StudySettings:
     def resolved_recipe(self) -> Recipe:
         """Return the recipe with this study's changes. Raises UserError for a value that cannot be."""
         base = choose_recipe(self.recipe).network
-        network = NetworkOptions(
+        network = replace(
+            base,
             activation=self.activation or base.activation,  # type: ignore[arg-type]
             dropout=base.dropout if self.dropout is None else self.dropout,
         )
