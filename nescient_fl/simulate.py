@@ -48,7 +48,7 @@ def simulate(
     ] = None,
     server_momentum: Annotated[
         float | None,
-        _option("Share of a round's step that joins the next; 0 is plain FedAvg. [dim](0.5)[/]", _STUDY),
+        _option("Share of a round's step that joins the next; 0 is plain FedAvg. [dim](0.7)[/]", _STUDY),
     ] = None,
     min_sites: Annotated[
         int | None, _option("Hospitals that must answer a round. [dim](more than half)[/]", _STUDY)

@@ -20,7 +20,6 @@ class BestModel:
     """The global model that did best on validation so far, and its score counts there."""
 
     round: int
-    auroc: float
     weights: Weights
     counts: ScoreCounts
 
@@ -52,10 +51,9 @@ class FederationState:
 
     def validated(self, counts: ScoreCounts) -> "FederationState":
         """Return the state with the current model's validation known: perhaps it is the best."""
-        auroc = counts.auroc
-        if auroc is None or (self.best is not None and auroc <= self.best.auroc):
+        if counts.auroc is None or not counts.better_than(self.best.counts if self.best else None):
             return self
-        return replace(self, best=BestModel(self.round, auroc, self.weights, counts))
+        return replace(self, best=BestModel(self.round, self.weights, counts))
 
 
 def save_state(folder: Path, state: FederationState) -> None:
@@ -72,7 +70,6 @@ def save_state(folder: Path, state: FederationState) -> None:
         }
         best = {
             "round": state.best.round,
-            "auroc": state.best.auroc,
             "loss_sum": state.best.counts.loss_sum,
         }
     values = {"round": state.round, "best": best, "pending": state.pending, "finished": state.finished}
@@ -95,7 +92,7 @@ def load_state(folder: Path) -> FederationState | None:
         counts = ScoreCounts(
             tallies["positives"].numpy(), tallies["negatives"].numpy(), values["best"]["loss_sum"]
         )
-        best = BestModel(values["best"]["round"], values["best"]["auroc"], groups["best"], counts)
+        best = BestModel(values["best"]["round"], groups["best"], counts)
     return FederationState(
         round=values["round"],
         weights=groups["model"],

@@ -41,7 +41,7 @@ class AloneJob:
 
 @dataclass(frozen=True)
 class AloneResult:
-    """A finished job: the best model by validation AUROC, its score counts there, and the history.
+    """A finished job: the best model by validation loss, its score counts there, and the history.
 
     ``last`` is the model after the last round; ``history`` has a line a round, from 0 (initial weights).
     """
@@ -102,8 +102,7 @@ def _advance(
     state: AloneResult | None, line: dict[str, Any], counts: ScoreCounts, weights: Weights
 ) -> AloneResult:
     history = [*(state.history if state else []), line]
-    best = None if state is None else state.counts.auroc
-    if state is None or best is None or (counts.auroc is not None and counts.auroc > best):
+    if state is None or counts.better_than(state.counts):
         return AloneResult(weights, weights, line["round"], counts, history)
     return AloneResult(state.weights, weights, state.round, state.counts, history)
 

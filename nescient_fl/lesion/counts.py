@@ -73,6 +73,18 @@ class ScoreCounts:
         auroc, _ = weighted_ranking(levels, is_positive, counts[None, :])
         return float(auroc[0])
 
+    def better_than(self, other: "ScoreCounts | None") -> bool:
+        """Say whether a model with these counts is to be preferred: it has the lower mean loss.
+
+        Every image's score weighs in the loss; AUROC on a hundred lesions jumps by several hundredths from
+        round to round and would pick a lucky one. Counts without both classes are better than nothing only.
+        """
+        if other is None:
+            return True
+        if self.auroc is None or self.loss is None:
+            return False
+        return other.auroc is None or other.loss is None or self.loss < other.loss
+
     def recall(self, threshold: float = 0.5) -> float | None:
         """Share of positives scored at or above a threshold that lies on a bin's edge; None without any."""
         total = self.positives.sum()

@@ -49,7 +49,7 @@ class StudySettings:
     dropout: float | None = None
     device: str = "auto"
     seed: int = 0
-    server_momentum: float = 0.5
+    server_momentum: float = 0.7
     min_sites: int | None = None
     round_timeout: float = 3600.0
     baselines: bool = True

@@ -76,9 +76,9 @@ def test_it_begins_at_the_studys_initial_weights(examples: Examples, tmp_path: P
 
 
 def test_the_best_round_by_validation_is_kept(uninterrupted: AloneResult) -> None:
-    scores = [line["auroc"] for line in uninterrupted.history]
-    assert uninterrupted.round == scores.index(max(scores))
-    assert uninterrupted.counts.auroc == max(scores)
+    losses = [line["loss"] for line in uninterrupted.history]
+    assert uninterrupted.round == losses.index(min(losses))
+    assert uninterrupted.counts.loss == min(losses)
 
 
 class Killed(BaseException):

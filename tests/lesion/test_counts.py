@@ -119,3 +119,16 @@ def test_nothing_counted_is_none_not_nan() -> None:
 def test_scores_that_are_not_finite_are_refused(bad: float) -> None:
     with pytest.raises(ValueError, match="diverged"):
         counts_of([0.0, bad], [0, 1])
+
+
+def test_the_better_model_has_the_lower_loss() -> None:
+    targets = np.array([0, 1], np.float32)
+    sure = ScoreCounts.of(np.array([-2.0, 2.0]), targets)
+    unsure = ScoreCounts.of(np.array([-0.1, 0.1]), targets)
+    one_class = ScoreCounts.of(np.array([4.0]), np.ones(1, np.float32))
+    assert sure.better_than(unsure)
+    assert not unsure.better_than(sure)
+    assert not sure.better_than(sure)
+    assert sure.better_than(None)
+    assert not one_class.better_than(unsure)
+    assert sure.better_than(one_class)

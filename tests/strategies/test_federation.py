@@ -182,7 +182,7 @@ def test_the_best_model_is_kept_beside_the_last(tmp_path: Path) -> None:
     federate(plan(run), toy_sites(**{name: {"auroc": score} for name in "abc"}))
     ended = final(run)
     assert ended.best is not None
-    assert (ended.best.round, ended.best.auroc) == (1, pytest.approx(0.8))
+    assert (ended.best.round, ended.best.counts.auroc) == (1, pytest.approx(0.8))
     one_round = new_run(tmp_path / "one")
     federate(plan(one_round, rounds=1))
     assert weights_sha256(ended.best.weights) == final_sha256(one_round) != weights_sha256(ended.weights)
