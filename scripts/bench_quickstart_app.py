@@ -4,7 +4,7 @@
 
 Shaped like Flower's PyTorch quickstart: each round each client builds a Dataset of JPEGs opened with PIL and
 a DataLoader, makes the network, trains it and sends it back; FedAvg; one processor a client on Ray. Only the
-radiographs, the network, Adam and the batch of 16 are those of the study's default recipe. The partition file
+radiographs, the network, Adam and the batch size are those of the study's default recipe. The partition file
 is a list of clients, each a list of [path, target]. Prints JSON: seconds from the end of one round to that of
 the next, for the rounds after the first.
 """
@@ -27,7 +27,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-LEARNING_RATE, WEIGHT_DECAY, BATCH = 1e-3, 1e-4, 16
+from nescient_fl.lesion.recipe import choose_recipe
+
+RECIPE = choose_recipe("default")
 
 
 class Radiographs(Dataset[tuple[Tensor, Tensor]]):
@@ -52,13 +54,15 @@ class Radiographs(Dataset[tuple[Tensor, Tensor]]):
 def load_data(partition: Path, client: int) -> DataLoader[tuple[Tensor, Tensor]]:
     """Return a loader of one client's training images."""
     rows = json.loads(partition.read_text())[client]
-    return DataLoader(Radiographs(rows), batch_size=BATCH, shuffle=True)
+    return DataLoader(Radiographs(rows), batch_size=RECIPE.batch_size, shuffle=True)
 
 
 def train(network: nn.Module, loader: DataLoader[tuple[Tensor, Tensor]], epochs: int) -> float:
     """Train in place; return the mean loss of a batch."""
     criterion = nn.BCEWithLogitsLoss()
-    optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    optimiser = torch.optim.Adam(
+        network.parameters(), lr=RECIPE.learning_rate, weight_decay=RECIPE.weight_decay
+    )
     network.train()
     running = 0.0
     for _ in range(epochs):
