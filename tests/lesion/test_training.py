@@ -123,7 +123,7 @@ def test_the_proximal_term_by_hand(examples: Examples) -> None:
 
 
 def test_the_proximal_term_holds_weights_near_the_anchor(examples: Examples) -> None:
-    anchor = get_weights(build_network(seed=1))
+    anchor = get_weights(build_network(STEADY.network, seed=1))
 
     def moved(recipe: Recipe) -> float:
         network, _ = train(few(examples, 32), recipe, epochs=2, anchor=anchor)

@@ -59,6 +59,7 @@ def plan(run: Path, rounds: int = 3, **changes: Any) -> FederationPlan:
         recipe=RECIPES["default"],
         needed_sites=2,
         round_timeout=30.0,
+        server_momentum=0.5,
         join_timeout=5.0,
     )
     return replace(made, **changes)
@@ -121,7 +122,7 @@ def test_a_run_ends_with_every_model_validated(uninterrupted: Path) -> None:
 def test_one_round_by_hand(tmp_path: Path) -> None:
     run, sites = new_run(tmp_path / "run"), toy_sites()
     federate(plan(run, rounds=1), sites)
-    expected = get_weights(build_network(seed=7))
+    expected = get_weights(build_network(RECIPES["default"].network, seed=7))
     for name, value in expected.items():
         moved = torch.zeros_like(value, dtype=torch.float64)
         for site in sites:
