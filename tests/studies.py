@@ -186,7 +186,7 @@ METRICS = {
     "federation": {
         **dict.fromkeys(("clients", "rounds", "local_epochs", "best_round"), int),
         **dict.fromkeys(("engine", "aggregation", "model_sha256", "last_model_sha256"), str),
-        **dict.fromkeys(("seconds", "seconds_per_round"), float),
+        **dict.fromkeys(("server_momentum", "seconds", "seconds_per_round"), float),
         **dict.fromkeys(("bytes_down_per_site_round", "bytes_up_per_site_round"), int),
         "sites": [
             {
