@@ -25,7 +25,7 @@ def simulate(
         _option(
             "How patients are divided among hospitals: setting (intensive care, ward, outpatients), iid, "
             "dirichlet (uneven labels), quantity (uneven sizes), source (each dataset apart). "
-            "[dim](setting)[/]",
+            "[dim](setting; dirichlet where the data do not tell the settings apart)[/]",
             _STUDY,
         ),
     ] = None,

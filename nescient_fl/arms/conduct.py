@@ -146,6 +146,7 @@ def _write_begin(run: RunFolder, settings: StudySettings, data: StudyData, devic
         run.config,
         {
             **settings.as_dict(),
+            "partition": data.partition,
             "settings": settings.as_dict(),
             "sites": data.sites,
             "cache": str(data.cache.directory),

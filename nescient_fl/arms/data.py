@@ -13,7 +13,7 @@ from nescient_fl.errors import UserError
 from nescient_fl.lesion.batches import Examples
 from nescient_fl.radiographs.cache import PixelCache, build_cache
 from nescient_fl.radiographs.cohort import CohortRule
-from nescient_fl.radiographs.partition import PartitionRule, assign_sites
+from nescient_fl.radiographs.partition import SETTINGS, PartitionRule, assign_sites
 from nescient_fl.radiographs.phantom import GENERATOR, write_phantom
 from nescient_fl.study.settings import StudySettings
 from sites.datasets import Loaded, load_cohort
@@ -41,6 +41,7 @@ class StudyData:
     dropped: dict[str, int]
     rejected: tuple[dict[str, str], ...]
     notes: tuple[str, ...]
+    partition: str
 
     @property
     def sites(self) -> list[str]:
@@ -80,7 +81,7 @@ def select_radiographs(settings: StudySettings, progress: Progress) -> Selected:
     """
     loaded = _load(settings, progress)
     rule = PartitionRule(
-        kind=settings.partition,  # type: ignore[arg-type]
+        kind=settings.partition or usual_partition(loaded.cohort.table, settings.clients),  # type: ignore[arg-type]
         clients=settings.clients,
         alpha=settings.alpha,
         seed=settings.seed,
@@ -88,6 +89,16 @@ def select_radiographs(settings: StudySettings, progress: Progress) -> Selected:
         minimum_positives=settings.min_positives,
     )
     return Selected(loaded, rule, assign_sites(loaded.cohort.table, rule))
+
+
+def usual_partition(cohort: pd.DataFrame, clients: int) -> str:
+    """Return ``setting`` where each of its settings can have a site, else ``dirichlet``.
+
+    NIH ChestX-ray14, for one, records no support devices, and so no intensive care.
+    """
+    both = set(cohort["view"]) == {"AP", "PA"}
+    on_ap = cohort.loc[cohort["view"] == "AP", "devices"]
+    return "setting" if both and on_ap.nunique() == 2 and clients >= len(SETTINGS) else "dirichlet"
 
 
 def decode_radiographs(settings: StudySettings, selected: Selected, progress: Progress) -> StudyData:
@@ -119,6 +130,7 @@ def decode_radiographs(settings: StudySettings, selected: Selected, progress: Pr
         dropped=dropped,
         rejected=tuple({"image": r.image, "reason": r.reason} for r in result.rejected),
         notes=cohort.notes,
+        partition=selected.rule.kind,
     )
 
 

@@ -51,7 +51,7 @@ def describe_data(settings: StudySettings, data: StudyData) -> dict[str, Any]:
         "test_positives": int(test["target"].sum()),
         "cohort": settings.cohort,
         "uncertain": settings.uncertain,
-        "partition": settings.partition,
+        "partition": data.partition,
         "geometry": settings.geometry,
         "rejected": len(data.rejected),
     }

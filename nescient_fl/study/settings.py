@@ -23,7 +23,8 @@ class StudySettings:
     """One study's options. The command line's help describes each.
 
     ``data`` and ``source`` go together: the n-th source says what the n-th folder is, and may be missing.
-    Options of the recipe that are None keep the recipe's own value.
+    Options of the recipe that are None keep the recipe's own value. A ``partition`` of None is ``setting``
+    where the data tell the settings apart, else ``dirichlet``.
     """
 
     clients: int = 5
@@ -36,7 +37,7 @@ class StudySettings:
     uncertain: str = "exclude"
     balance: float = 1.0
     geometry: str = "upright"
-    partition: str = "setting"
+    partition: str | None = None
     alpha: float | None = None
     min_images: int = 40
     min_positives: int = 8
@@ -66,7 +67,8 @@ class StudySettings:
         _one_of("cohort", self.cohort, COHORTS)
         _one_of("uncertain", self.uncertain, UNCERTAIN)
         _one_of("geometry", self.geometry, GEOMETRIES)
-        _one_of("partition", self.partition, PARTITIONS)
+        if self.partition is not None:
+            _one_of("partition", self.partition, PARTITIONS)
         _one_of("device", self.device, DEVICES)
         for name, value in (
             ("balance", self.balance),
