@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+import click
 import typer
 
 from nescient_fl.errors import UserError
@@ -53,7 +54,12 @@ def _interruptible(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _run(app: typer.Typer) -> None:
     try:
-        app()
+        # Not standalone, so that a mistyped option is told in the same one line as every other mistake.
+        status = app(standalone_mode=False)
+    except click.UsageError as error:
+        if message := error.format_message():
+            _fail(f"{message} See --help.", EXIT_USER_ERROR)
+        raise SystemExit(EXIT_USER_ERROR) from None  # no command was named: the help is shown
     except UserError as error:
         _fail(str(error), EXIT_USER_ERROR)
     except OSError as error:
@@ -61,6 +67,7 @@ def _run(app: typer.Typer) -> None:
             raise
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{os.strerror(error.errno)}; free or change that path and run again", EXIT_USER_ERROR)
+    raise SystemExit(status if isinstance(status, int) else 0)
 
 
 _DISK_ERRORS = {28, 30, 122}  # no space left, read-only file system, quota exceeded

@@ -357,3 +357,23 @@ def test_the_umbrella_command_lists_its_commands(
         cli.main()
     shown = capsys.readouterr().out
     assert [name for name in cli.COMMANDS if name not in shown] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--roundz", "3"], "error: No such option '--roundz'."),
+        (["--rounds", "three"], "error: Invalid value for '--rounds':"),
+    ],
+)
+def test_a_mistyped_option_is_one_line(arguments: list[str], said: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "nescient_fl.simulate", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(said)
+    assert ended.stderr.count("\n") == 1

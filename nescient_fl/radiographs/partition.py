@@ -298,9 +298,9 @@ def _what_to_turn(rule: PartitionRule) -> str:
     fewer = f"use fewer --clients than {rule.clients}"
     if rule.kind == "dirichlet":
         higher = f"an --alpha above {rule.concentration:g}"
-        return f"{DIRICHLET_DRAWS} draws gave no better; {fewer}, {higher}, or more --images"
+        return f"{DIRICHLET_DRAWS} draws gave no better; {fewer}, {higher}, or more images"
     if rule.kind == "quantity":
-        return f"{fewer}, an --alpha below {rule.concentration:g}, or more --images"
+        return f"{fewer}, an --alpha below {rule.concentration:g}, or more images"
     if rule.kind == "iid":
-        return f"{fewer} or more --images"
-    return f"{fewer}, more --images, or --partition iid"
+        return f"{fewer} or more images"
+    return f"{fewer}, more images, or --partition iid"
