@@ -10,6 +10,7 @@ import torch
 
 from nescient_fl.arms.data import StudyData
 from nescient_fl.lesion.network import weights_sha256
+from nescient_fl.radiographs.table import patient_keys
 from nescient_fl.study.settings import StudySettings
 from strategies.state import FederationState
 
@@ -38,7 +39,7 @@ def describe_data(settings: StudySettings, data: StudyData) -> dict[str, Any]:
     test = table[table["split"] == "test"]
 
     def patients(rows: Any) -> int:
-        return int((rows["source"] + "\x1f" + rows["patient"]).nunique())
+        return int(patient_keys(rows).nunique())
 
     return {
         "source": data.source,

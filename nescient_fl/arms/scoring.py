@@ -21,6 +21,7 @@ from nescient_fl.lesion.metrics import Floats, HeldOut, score_models
 from nescient_fl.lesion.network import Weights, build_network, set_weights, weights_sha256
 from nescient_fl.lesion.recipe import Recipe
 from nescient_fl.lesion.training import predict_logits
+from nescient_fl.radiographs.table import patient_keys
 from nescient_fl.seeds import numpy_generator
 
 _OPERATING = ("recall", "precision", "specificity", "accuracy")
@@ -65,7 +66,7 @@ class Scorer:
         self._target_recall = target_recall
         table = data.table.iloc[self._examples.rows]
         self._sites = table["site"].to_numpy(str)
-        keys = (table["source"] + "\x1f" + table["patient"]).to_numpy(str)
+        keys = patient_keys(table).to_numpy(str)
         _, patients = np.unique(keys, return_inverse=True)
         self._held_out = HeldOut(table["target"].to_numpy(np.int64), patients.astype(np.int64))
 

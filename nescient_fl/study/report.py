@@ -6,8 +6,6 @@ the same bytes. A picture of a radiograph may only enter a report of synthetic d
 """
 
 import base64
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -34,6 +32,7 @@ from nescient_fl.study.report_values import (
     section,
     with_bounds,
 )
+from nescient_fl.study.run_folder import write_atomically
 from nescient_fl.study.summary_text import headline, in_hundred, is_near_chance, sites_sentence, summarise
 
 FRAME = (320, 390)
@@ -82,7 +81,7 @@ def write_report(run: Path, gallery: Sequence[GalleryItem] = ()) -> Path:
     _write_figures(run / "figures", pictures)
     page = render_page(folder, contents, pictures, gallery)
     path = run / "report.html"
-    _write_atomically(path, page)
+    write_atomically(path, page.encode())
     return path
 
 
@@ -205,21 +204,9 @@ def _write_figures(directory: Path, pictures: Mapping[str, Picture]) -> None:
     for name in FIGURES:
         path = directory / f"{name}.svg"
         if name in pictures:
-            _write_atomically(path, pictures[name].file)
+            write_atomically(path, pictures[name].file.encode())
         else:
             path.unlink(missing_ok=True)
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 __all__ = ["GalleryItem", "write_report"]
