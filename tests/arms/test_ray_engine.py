@@ -11,7 +11,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from nescient_fl.arms.conduct import prepare_run
-from nescient_fl.arms.ray_engine import RayEngine
+from nescient_fl.arms.ray_engine import RayEngine, workers_for
 from nescient_fl.arms.watching import Silent
 from nescient_fl.errors import UserError
 from nescient_fl.messages import read_order
@@ -94,3 +94,11 @@ def test_failing_sites_are_left_out_until_too_few_are_left(
     assert state.round == 1
     assert state.pending["failures"] == [{"site": "site-2", "reason": "the disk of this site is full"}]
     assert [line["round"] for line in read_lines(run.rounds)] == [0]
+
+
+@pytest.mark.parametrize(
+    ("sites", "cpus", "workers"),
+    [(5, 2, 5), (4, 2, 2), (2, 4, 2), (5, 1, 1), (6, 4, 6), (7, 2, 2), (100, 2, 2), (17, 16, 16)],
+)
+def test_a_few_uneven_sites_get_a_worker_each_and_many_do_not(sites: int, cpus: int, workers: int) -> None:
+    assert workers_for(sites, cpus) == workers
