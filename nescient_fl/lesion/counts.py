@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from nescient_fl.lesion.weighted import weighted_ranking
 
-BINS = 512
-LARGEST_LOGIT = 8.0
-"""Logits are counted in 512 equal bins from -8 to 8, 1/32 wide; what lies outside joins the end bins."""
+BINS = 384
+LARGEST_LOGIT = 6.0
+"""Logits are counted in 384 equal bins from -6 to 6, 1/32 wide; what lies outside joins the end bins."""
 
 _EDGES = np.linspace(-LARGEST_LOGIT, LARGEST_LOGIT, BINS + 1)
 
@@ -22,7 +22,7 @@ _EDGES = np.linspace(-LARGEST_LOGIT, LARGEST_LOGIT, BINS + 1)
 class ScoreCounts:
     """Validation images of one or more sites, counted by logit.
 
-    positives and negatives int64 [512]; loss_sum is the sum of binary cross-entropies in nats.
+    positives and negatives int64 [384]; loss_sum is the sum of binary cross-entropies in nats.
     """
 
     positives: NDArray[np.int64]

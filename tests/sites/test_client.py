@@ -100,8 +100,8 @@ def test_nothing_else_about_the_training_is_in_an_answer(run: Path) -> None:
     shapes = {name: tuple(array.shape) for name, array in content.array_records[ARRAYS].items()}
     assert shapes == {name: tuple(value.shape) for name, value in get_weights(build_network(seed=1)).items()}
     assert {name: tuple(array.shape) for name, array in content.array_records[COUNTS].items()} == {
-        "positives": (512,),
-        "negatives": (512,),
+        "positives": (384,),
+        "negatives": (384,),
     }
     assert set(content) == {ARRAYS, COUNTS, REPORT}
 

@@ -1,0 +1,1 @@
+"""Everything secret: randomness, shares, sealed reports, the roster, compute parties and their dealer."""

@@ -1,0 +1,349 @@
+"""A compute party's part of one round: check, agree, exclude, sum, add noise, open.
+
+The shape is that of Prio (Corrigan-Gibbs and Boneh, NSDI 2017) and of the IETF's Distributed Aggregation
+Protocol. The exact order:
+  1. every report is checked by itself: roster, signature, header, terms, freshness, envelope; a bad one is left
+     out, with the reason;
+  2. over the session the parties say what they hold for this global model already. A sum that all of them
+     committed to is opened from what they stored, whatever reports came with the question; one that some of
+     them never committed to was never opened and is withdrawn;
+  3. they compare the reports that each accepted, byte for byte by digest; the common ones are the set S, and
+     each signs S;
+  4. quorum, and with strict membership the distance to the last set, are checked;
+  5. the reports of S are marked as seen: from here on they are good for this session only;
+  6. the norm check leaves out what is beyond the bound, and quorum is checked again;
+  7. the shares are summed, and each party adds its noise to its own share of the sum;
+  8. set and share of the sum are committed to disk, all parties say so, and only then is the sum opened.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from cryptography.exceptions import InvalidSignature
+from numpy.typing import NDArray
+
+from nescient_fl.mpc.crypten_bridge import crypten_party
+from nescient_fl.mpc.envelope import PartyCopy, ReportHeader, open_copy, verify_copy
+from nescient_fl.mpc.errors import (
+    AlreadyOpenedError,
+    HeaderError,
+    MembershipError,
+    MpcError,
+    QuorumError,
+    ReplayError,
+    SetMismatchError,
+    SignatureInvalidError,
+)
+from nescient_fl.mpc.keys import MemberKeys
+from nescient_fl.mpc.material import Material, MaterialRequest
+from nescient_fl.mpc.noise import discrete_gaussian
+from nescient_fl.mpc.norm_check import NormBound, check_norms, material_for
+from nescient_fl.mpc.party_store import PartyStore, StoredSum
+from nescient_fl.mpc.randomness import fresh_stream
+from nescient_fl.mpc.roster import Roster
+from nescient_fl.mpc.terms import Terms, binding
+
+PROTOCOL = 1
+
+
+class PartySession(Protocol):
+    """What a party needs of the session with its peers and the dealer."""
+
+    rank: int
+    parties: int
+
+    def exchange(self, payload: bytes) -> list[bytes]: ...
+
+    def material(self, request: MaterialRequest) -> bytes: ...
+
+
+OpenSession = Callable[[], AbstractContextManager[PartySession]]
+
+
+@dataclass(frozen=True)
+class SumRequest:
+    """What the relay asks of every party, none of it trusted: reports must be bound to the same.
+
+    Attributes:
+        run, round: which round of which run.
+        model: SHA-256 of the global model's weights, in hex.
+        order: the round's order to the sites, as bytes.
+        terms: the terms that the sites were told too.
+        session: 32 bytes, in hex, that name this attempt.
+    """
+
+    run: str
+    round: int
+    model: str
+    order: bytes
+    terms: Terms
+    session: str
+
+    @property
+    def binding(self) -> str:
+        return binding(self.model, self.order, self.terms)
+
+
+@dataclass(frozen=True)
+class SumResult:
+    """What a party answers, the same at every party but for seconds and bytes.
+
+    Attributes:
+        total: the opened sum, int64 [dimension], noise included.
+        sites: whose reports are in it, in name order.
+        excluded: whose reports the norm check left out.
+        refused: reasons by site, for reports that never came into the set.
+        seconds: what the party worked and waited; bytes: what it sent to parties and dealer.
+        stored: whether the sum had been opened or committed to before.
+    """
+
+    total: NDArray[np.int64]
+    sites: tuple[str, ...]
+    excluded: tuple[str, ...]
+    refused: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    bytes: int = 0
+    stored: bool = False
+
+
+@dataclass(frozen=True)
+class _Report:
+    header: ReportHeader
+    digest: str
+    share: NDArray[np.int64]
+
+
+def aggregate(
+    request: SumRequest,
+    copies: Sequence[PartyCopy],
+    keys: MemberKeys,
+    roster: Roster,
+    store: PartyStore,
+    open_session: OpenSession,
+) -> SumResult:
+    """Take one party's part in opening the sum of a set of reports; all parties call this at the same time.
+
+    Raises QuorumError, MembershipError, SetMismatchError, AlreadyOpenedError or SessionAborted; nothing was
+    opened then, or what was opened is stored and comes with the next try.
+    """
+    started = time.perf_counter()
+    rank = [party.name for party in roster.parties].index(keys.name)
+    reports, refused = _accept(request, copies, keys, roster, rank, store)
+    with open_session() as session:
+        stored = _settle_stored(request, session, store)
+        if stored is None:
+            chosen, lacking = _agree(request, reports, keys, roster, session)
+            refused.update(lacking)
+            store.remember([report.header.report_id for report in reports.values()], request.session)
+            minimum = _minimum(request, roster, chosen)
+            _check_quorum(len(chosen), minimum)
+            if request.terms.strict_membership:
+                _check_membership(set(chosen), store, minimum)
+            stored = _sum(request, chosen, minimum, session)
+            store.commit(stored)
+            _all_say(session, b"committed")
+        total = _open(stored, session)
+        store.opened(request.model, total)
+        sent = getattr(session, "bytes_sent", 0)
+    return SumResult(
+        total,
+        stored.sites,
+        stored.excluded,
+        refused,
+        time.perf_counter() - started,
+        sent,
+        stored.session != request.session,
+    )
+
+
+def _accept(
+    request: SumRequest,
+    copies: Sequence[PartyCopy],
+    keys: MemberKeys,
+    roster: Roster,
+    rank: int,
+    store: PartyStore,
+) -> tuple[dict[str, _Report], dict[str, str]]:
+    """Check each report by itself. Returns the good ones by site, and reasons for the others."""
+    good: dict[str, _Report] = {}
+    refused: dict[str, str] = {}
+    twice: set[str] = set()
+    for index, copy in enumerate(copies):
+        name = f"report {index}"
+        try:
+            header = verify_copy(copy, roster, rank)
+            name = header.site
+            _check_header(header, request, roster)
+            if store.seen(header.report_id):
+                raise ReplayError("its report was used before")
+            share = open_copy(copy, header, keys, rank, request.terms.dimension)
+        except MpcError as error:
+            refused[name] = f"{type(error).__name__}: {error}"
+            continue
+        if name in good:
+            twice.add(name)
+        good[name] = _Report(header, _report_digest(copy), share)
+    for name in twice:
+        del good[name]
+        refused[name] = "ReplayError: two reports in its name came for one round"
+    return good, refused
+
+
+def _check_header(header: ReportHeader, request: SumRequest, roster: Roster) -> None:
+    expected: dict[str, Any] = {
+        "protocol": PROTOCOL,
+        "run": request.run,
+        "round": request.round,
+        "roster": roster.digest,
+        "model": request.binding,
+        "parties": len(roster.parties),
+        "dimension": request.terms.dimension,
+        "fraction_bits": request.terms.fraction_bits,
+    }
+    for name, value in expected.items():
+        if getattr(header, name) != value:
+            raise HeaderError(f"its report is for another {name}")
+
+
+def _report_digest(copy: PartyCopy) -> str:
+    """Digest what all parties see of a report alike: its header, envelope digests and signature."""
+    whole = b"\x1f".join([copy.header, *copy.digests, copy.signature])
+    return hashlib.sha256(whole).hexdigest()
+
+
+def _settle_stored(request: SumRequest, session: PartySession, store: PartyStore) -> StoredSum | None:
+    """Find out whether all parties hold one sum for this model already.
+
+    Raises AlreadyOpenedError when they do, on other terms than are asked for now, or when only some do but one
+    of them opened it: their memories contradict each other.
+    """
+    mine = store.sum_for(request.model)
+    state = None if mine is None else [mine.session, mine.binding, mine.opened is not None]
+    states = [json.loads(answer) for answer in session.exchange(json.dumps(state).encode())]
+    held = [entry for entry in states if entry is not None]
+    if not held:
+        return None
+    if len(held) < len(states):
+        if any(opened for _, _, opened in held):
+            raise AlreadyOpenedError("one party opened a sum for this model that another knows nothing of")
+        store.withdraw(request.model)
+        return None
+    if len({session_id for session_id, _, _ in held}) > 1:
+        raise AlreadyOpenedError("the parties committed to different sums for this model")
+    if any(bound_to != request.binding for _, bound_to, _ in held):
+        raise AlreadyOpenedError(
+            "a sum over this global model was opened before on other terms; start from another seed"
+        )
+    return mine
+
+
+def _agree(
+    request: SumRequest,
+    reports: Mapping[str, _Report],
+    keys: MemberKeys,
+    roster: Roster,
+    session: PartySession,
+) -> tuple[dict[str, _Report], dict[str, str]]:
+    """Return the reports that all parties accepted alike, and why others were left out."""
+    mine = {name: report.digest for name, report in reports.items()}
+    theirs = [_digests(answer) for answer in session.exchange(json.dumps(mine).encode())]
+    chosen = {name: reports[name] for name in sorted(mine) if all(d.get(name) == mine[name] for d in theirs)}
+    lacking = {
+        name: "SetMismatchError: the parties did not all accept the same report of it"
+        for held in theirs
+        for name in held
+        if name not in chosen
+    }
+    statement = b"\x1f".join(
+        [b"nescient/set/1", request.session.encode(), request.binding.encode()]
+        + [f"{name}={report.digest}".encode() for name, report in chosen.items()]
+    )
+    signatures = session.exchange(keys.signing.sign(statement))
+    for party, signature in zip(roster.parties, signatures, strict=True):
+        try:
+            roster.signing_public(party.name, "party").verify(signature, statement)
+        except InvalidSignature:
+            raise SetMismatchError(f"{party.name} signed another set of reports") from None
+    return chosen, lacking
+
+
+def _digests(answer: bytes) -> dict[str, str]:
+    value = json.loads(answer)
+    if not isinstance(value, dict):
+        raise SetMismatchError("a party's list of reports cannot be read")
+    return {str(name): str(digest) for name, digest in value.items()}
+
+
+def _minimum(request: SumRequest, roster: Roster, chosen: Mapping[str, _Report]) -> int:
+    """The strictest of what the roster, the round's terms and each site ask for."""
+    asked = [report.header.minimum for report in chosen.values()]
+    return max([roster.minimum_sites, request.terms.minimum, *asked])
+
+
+def _check_quorum(sites: int, minimum: int) -> None:
+    if sites < minimum:
+        raise QuorumError(f"{sites} sites are in the sum, {minimum} are needed")
+
+
+def _check_membership(chosen: set[str], store: PartyStore, minimum: int) -> None:
+    last = store.last_opened()
+    if last is None:
+        return
+    changed = len(chosen ^ set(last.sites))
+    if 0 < changed < minimum:
+        raise MembershipError(
+            f"the set would change by {changed} sites since the last sum: by none, or by {minimum} or more"
+        )
+
+
+def _sum(
+    request: SumRequest, chosen: Mapping[str, _Report], minimum: int, session: PartySession
+) -> StoredSum:
+    terms = request.terms
+    names = list(chosen)
+    shares = np.stack([chosen[name].share for name in names])
+    needed = material_for(len(names))
+    material = Material.from_blob(needed, session.rank, session.parties, session.material(needed))
+    bound = NormBound(terms.bound, terms.update_words, terms.weight_max)
+    with crypten_party(session, material):
+        within = check_norms(session, shares, bound, material)
+    kept = [name for name, good in zip(names, within, strict=True) if good]
+    excluded = [name for name in names if name not in kept]
+    _check_quorum(len(kept), minimum)
+    share = shares[within].sum(axis=0, dtype=np.int64)
+    share += _noise(terms)
+    return StoredSum(request.model, request.binding, request.session, tuple(kept), tuple(excluded), share)
+
+
+def _noise(terms: Terms) -> NDArray[np.int64]:
+    """Draw this party's own noise: full variance at every party, so that one honest party is enough."""
+    noise = np.zeros(terms.dimension, np.int64)
+    stream = fresh_stream()
+    metrics = terms.update_words + 1
+    if terms.update_noise and terms.update_words:
+        noise[: terms.update_words] = discrete_gaussian(stream, terms.update_noise, terms.update_words)
+    if terms.metrics_noise and metrics < terms.dimension:
+        noise[metrics:] = discrete_gaussian(stream, terms.metrics_noise, terms.dimension - metrics)
+    return noise
+
+
+def _all_say(session: PartySession, word: bytes) -> None:
+    if any(answer != word for answer in session.exchange(word)):
+        raise SignatureInvalidError(f"a party did not say {word.decode()}")
+
+
+def _open(stored: StoredSum, session: PartySession) -> NDArray[np.int64]:
+    """Open the committed share with CrypTen's additive sharing: every party learns the sum."""
+    import torch
+    from crypten.mpc.primitives import ArithmeticSharedTensor
+
+    with crypten_party(session):
+        share = ArithmeticSharedTensor.from_shares(torch.from_numpy(stored.share.copy()), precision=0)
+        total: NDArray[np.int64] = share.reveal().numpy()
+    return total

@@ -1,0 +1,125 @@
+"""One site's round as a vector of integers: what is shared, sealed, summed and opened.
+
+Words, in order: the update times the weight, in fixed point; the weight; the validation counts of positives
+and of negatives; the validation loss, the training loss and the training accuracy, each as a sum over images,
+in 1/1024. A round that only scores has no update. Everything adds up, so the sum decodes like one site's.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nescient_fl.lesion.counts import BINS, ScoreCounts
+from nescient_fl.lesion.network import Weights
+
+METRIC_WORDS = 2 * BINS + 3
+_STEPS = 1024
+"""Losses are counted in 1/1024."""
+
+COARSE = 24
+"""Bins that a private histogram joins: noise is added to every bin, so few and full ones say more."""
+PRIVATE_NORM = 4096
+"""L2 norm that a site's private histogram is scaled to: what the noise on it is measured against."""
+
+
+@dataclass(frozen=True)
+class RoundSum:
+    """What one site gives to a round, or the sum over sites, decoded.
+
+    Attributes:
+        weight: sum of the weights.
+        update: sum of weight times update, float64, by weight name; None when the round only scored.
+        counts: validation counts of the model as it came.
+        loss, accuracy: sums over training images, of the last local epoch.
+    """
+
+    weight: int
+    update: Mapping[str, NDArray[np.float64]] | None
+    counts: ScoreCounts
+    loss: float
+    accuracy: float
+
+
+def dimension(shapes: Mapping[str, tuple[int, ...]] | None) -> int:
+    """Return the words of a vector for weights of these shapes; None is a round that only scores."""
+    return update_words(shapes) + 1 + METRIC_WORDS
+
+
+def update_words(shapes: Mapping[str, tuple[int, ...]] | None) -> int:
+    """Return the words that the update takes."""
+    return 0 if shapes is None else sum(int(np.prod(shape)) for shape in shapes.values())
+
+
+def shapes_of(weights: Weights) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each weight, in the order that every site and the coordinator pack them."""
+    return {name: tuple(weights[name].shape) for name in sorted(weights)}
+
+
+def clip_update(update: Weights, clip: float) -> Weights:
+    """Scale an update, float32, down to an L2 norm of ``clip`` if it is longer."""
+    norm = float(torch.sqrt(sum((value.double().square().sum() for value in update.values()), torch.zeros(()))))
+    if norm <= clip:
+        return update
+    return {name: (value.double() * (clip / norm)).float() for name, value in update.items()}
+
+
+def flatten(update: Weights, weight: int) -> NDArray[np.float64]:
+    """Return weight times update as one float64 vector, names sorted."""
+    return weight * np.concatenate([update[name].double().numpy().ravel() for name in sorted(update)])
+
+
+def metric_words(counts: ScoreCounts, loss: float, accuracy: float) -> NDArray[np.int64]:
+    """Pack what follows the weight; loss and accuracy are sums over training images."""
+    sums = np.rint(np.array([counts.loss_sum, loss, accuracy]) * _STEPS).astype(np.int64)
+    return np.concatenate([counts.positives, counts.negatives, sums])
+
+
+def private_metric_words(counts: ScoreCounts) -> NDArray[np.int64]:
+    """Pack counts for differential privacy: coarse, scaled to one L2 norm whatever the site's size, no sums."""
+    coarse = _coarse(np.stack([counts.positives, counts.negatives])).astype(np.float64)
+    norm = float(np.sqrt(np.square(coarse).sum()))
+    scaled = np.floor(coarse * (PRIVATE_NORM / norm)).astype(np.int64) if norm else coarse.astype(np.int64)
+    words = np.zeros(METRIC_WORDS, np.int64)
+    words[: 2 * BINS].reshape(2, BINS)[:, :: BINS // COARSE] = scaled
+    return words
+
+
+def read_sum(
+    total: NDArray[np.int64],
+    shapes: Mapping[str, tuple[int, ...]] | None,
+    fraction_bits: int,
+    private: bool = False,
+) -> RoundSum:
+    """Decode an opened sum, int64 [dimension(shapes)].
+
+    Of a private one only the coarse bins count; noise below zero is cut off, and loss and accuracy are zero.
+    Raises ValueError for another length.
+    """
+    if total.shape != (dimension(shapes),):
+        raise ValueError(f"a sum of {total.shape} words does not fit this model")
+    words = update_words(shapes)
+    update = None
+    if shapes is not None:
+        flat = total[:words].astype(np.float64) / 2**fraction_bits
+        update, start = {}, 0
+        for name, shape in shapes.items():
+            size = int(np.prod(shape))
+            update[name] = flat[start : start + size].reshape(shape)
+            start += size
+    metrics = total[words + 1 :]
+    tallies = metrics[: 2 * BINS].reshape(2, BINS)
+    sums = metrics[2 * BINS :] / _STEPS
+    if private:
+        kept = np.zeros_like(tallies)
+        kept[:, :: BINS // COARSE] = np.maximum(tallies[:, :: BINS // COARSE], 0)
+        tallies, sums = kept, np.zeros(3)
+    counts = ScoreCounts(tallies[0].copy(), tallies[1].copy(), float(sums[0]))
+    return RoundSum(int(total[words]), update, counts, float(sums[1]), float(sums[2]))
+
+
+def _coarse(tallies: NDArray[np.int64]) -> NDArray[np.int64]:
+    joined: NDArray[np.int64] = tallies.reshape(2, COARSE, BINS // COARSE).sum(axis=2)
+    return joined
