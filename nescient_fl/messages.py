@@ -2,7 +2,7 @@
 
 A round is one exchange. The coordinator sends the global model with a ``RoundOrder``; a site scores that
 model on its own validation patients, trains it, and answers with its update and a ``SiteReport``. With
-``train`` false (after the last round) the site only scores. ``QUERY`` asks a node which site it is.
+``train`` false (after the last round) the site only scores. ``QUERY`` asks a node who it is.
 """
 
 import json
@@ -15,13 +15,16 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from nescient_fl.lesion.counts import ScoreCounts
 from nescient_fl.lesion.network import Weights
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 ARRAYS = "arrays"
 ORDER = "order"
 REPORT = "report"
 COUNTS = "counts"
-SITE = "site"
+NODE = "node"
+
+SITE, PARTY, DEALER = "site", "party", "dealer"
+"""The roles of nodes."""
 
 
 @dataclass(frozen=True)
@@ -101,24 +104,24 @@ def read_report(content: RecordDict) -> tuple[SiteReport, ScoreCounts, Weights |
     return SiteReport(**fields), counts, _weights(content) if ARRAYS in content.array_records else None
 
 
-def site_content(name: str) -> RecordDict:
-    """Pack a node's answer to the question which site it is."""
-    return RecordDict({SITE: ConfigRecord({"name": name, "protocol": PROTOCOL})})
+def node_content(name: str, role: str = SITE) -> RecordDict:
+    """Pack a node's answer to the question who it is: its name, and site, party or dealer."""
+    return RecordDict({NODE: ConfigRecord({"name": name, "role": role, "protocol": PROTOCOL})})
 
 
-def read_site(content: RecordDict) -> str:
-    """Unpack a node's site name. Raises ValueError for another version of the protocol."""
-    record = content.config_records[SITE]
+def read_node(content: RecordDict) -> tuple[str, str]:
+    """Unpack a node's name and role. Raises ValueError for another version of the protocol."""
+    record = content.config_records[NODE]
     if record["protocol"] != PROTOCOL:
-        raise ValueError(f"a site speaks protocol {record['protocol']!r}, not {PROTOCOL}")
-    return str(record["name"])
+        raise ValueError(f"a node speaks protocol {record['protocol']!r}, not {PROTOCOL}")
+    return str(record["name"]), str(record["role"])
 
 
 def payload_bytes(content: RecordDict) -> int:
     """Return the size of a message's content in bytes: arrays, and text as UTF-8."""
     arrays = sum(len(a.data) for record in content.array_records.values() for a in record.values())
     texts = sum(
-        len(name.encode()) + len(str(value).encode())
+        len(name.encode()) + (len(value) if isinstance(value, bytes) else len(str(value).encode()))
         for record in content.config_records.values()
         for name, value in record.items()
     )

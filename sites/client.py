@@ -6,7 +6,7 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from nescient_fl.messages import read_order, report_content, site_content
+from nescient_fl.messages import node_content, read_order, report_content
 from sites.site import Site, open_site
 from sites.transcript import record_departure
 
@@ -18,7 +18,7 @@ def make_app(run: str | None = None) -> ClientApp:
     @app.query()
     def say_which_site(message: Message, context: Context) -> Message:
         name = _site(run, context).data.name
-        content = site_content(name)
+        content = node_content(name)
         record_departure(_run(run, context), name, None, content)
         return Message(content, reply_to=message)
 

@@ -4,13 +4,14 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from flwr.app import Message, RecordDict
 from flwr.app.message_type import MessageType
 from flwr.serverapp import Grid
 
 from nescient_fl.errors import UserError
-from nescient_fl.messages import read_site
+from nescient_fl.messages import DEALER, PARTY, SITE, read_node
 
 _POLL_SECONDS = 0.05
 
@@ -38,34 +39,48 @@ def exchange(
             stop.wait(_POLL_SECONDS)
 
 
-def wait_for_sites(grid: Grid, sites: int, timeout: float, stop: threading.Event) -> dict[str, int]:
-    """Wait until every node is there, and ask each which site it is.
+@dataclass(frozen=True)
+class Nodes:
+    """The node id of each actor by its name, names in order."""
+
+    sites: dict[str, int]
+    parties: dict[str, int]
+    dealer: int | None
+
+
+def wait_for_nodes(grid: Grid, sites: int, others: int, timeout: float, stop: threading.Event) -> Nodes:
+    """Wait until every node is there, and ask each who it is.
 
     Node ids are drawn anew for every run and round 1 could start before the last node has registered; the
-    site's name is what stays. Returns node id by site name, in name order.
+    name is what stays. ``others`` counts the parties and the dealer.
 
-    Raises UserError when too few nodes come within ``timeout`` seconds, when one cannot say which site it is
-    (its data cannot be opened, say), or when two say the same.
+    Raises UserError when too few nodes come within ``timeout`` seconds, when one cannot say who it is (its
+    data cannot be opened, say), or when two say the same.
     """
     deadline = time.monotonic() + timeout
-    while len(nodes := list(grid.get_node_ids())) < sites:
+    while len(nodes := list(grid.get_node_ids())) < sites + others:
         if stop.is_set():
             raise Stopped
         if time.monotonic() > deadline:
-            raise UserError(f"only {len(nodes)} of {sites} sites joined within {timeout:.0f} s")
+            raise UserError(f"only {len(nodes)} of {sites + others} nodes joined within {timeout:.0f} s")
         stop.wait(_POLL_SECONDS)
     questions = [Message(RecordDict(), node, MessageType.QUERY) for node in nodes]
-    found: dict[str, int] = {}
+    found: dict[str, dict[str, int]] = {SITE: {}, PARTY: {}, DEALER: {}}
     for reply in exchange(grid, questions, timeout, stop):
         if reply.has_error():
-            raise UserError(f"a site could not start: {failure_reason(reply)}")
-        name = read_site(reply.content)
-        if name in found:
-            raise UserError(f"two nodes say that they are site {name}")
-        found[name] = reply.metadata.src_node_id
-    if len(found) < sites:
-        raise UserError(f"only {len(found)} of {sites} sites answered within {timeout:.0f} s")
-    return dict(sorted(found.items()))
+            raise UserError(f"a node could not start: {failure_reason(reply)}")
+        name, role = read_node(reply.content)
+        if any(name in names for names in found.values()):
+            raise UserError(f"two nodes say that they are {name}")
+        found.setdefault(role, {})[name] = reply.metadata.src_node_id
+    if len(found[SITE]) < sites:
+        raise UserError(f"only {len(found[SITE])} of {sites} sites answered within {timeout:.0f} s")
+    if sum(len(names) for role, names in found.items() if role != SITE) < others:
+        raise UserError(f"not every party and the dealer answered within {timeout:.0f} s")
+    dealers = list(found[DEALER].values())
+    return Nodes(
+        dict(sorted(found[SITE].items())), dict(sorted(found[PARTY].items())), dealers[0] if dealers else None
+    )
 
 
 def failure_reason(reply: Message) -> str:

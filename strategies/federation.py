@@ -18,7 +18,7 @@ from nescient_fl.lesion.recipe import Recipe, recipe_to_json
 from nescient_fl.messages import RoundOrder, SiteReport, order_content, payload_bytes, read_report
 from nescient_fl.study.run_folder import RunFolder, append_line, read_lines, rewrite_lines
 from strategies.averaging import Contribution, average
-from strategies.exchange import exchange, failure_reason, wait_for_sites
+from strategies.exchange import exchange, failure_reason, wait_for_nodes
 from strategies.momentum import with_momentum
 from strategies.state import FederationState, load_state, save_state
 
@@ -99,7 +99,7 @@ class FederatedAveraging(Strategy):
         lines = [line for line in read_lines(self._folder.rounds) if line["round"] < self._state.round]
         if not self._state.finished:
             rewrite_lines(self._folder.rounds, lines)
-            self._nodes = wait_for_sites(grid, self._plan.sites, self._plan.join_timeout, self._stop)
+            self._nodes = wait_for_nodes(grid, self._plan.sites, 0, self._plan.join_timeout, self._stop).sites
             self._watcher.sites_joined(list(self._nodes))
         while self._state.round < self._plan.rounds:
             self._take_round(grid, self._state.round + 1)

@@ -13,17 +13,18 @@ from nescient_fl.lesion.counts import BINS, ScoreCounts
 from nescient_fl.lesion.network import PARAMETERS, Weights, build_network, get_weights, weights_sha256
 from nescient_fl.lesion.recipe import RECIPES, recipe_to_json
 from nescient_fl.messages import (
+    NODE,
     ORDER,
-    SITE,
+    PROTOCOL,
     RoundOrder,
     SiteReport,
+    node_content,
     order_content,
     payload_bytes,
+    read_node,
     read_order,
     read_report,
-    read_site,
     report_content,
-    site_content,
 )
 
 ORDERED = RoundOrder(1, 20, 2, 7, recipe_to_json(RECIPES["default"]), True)
@@ -94,20 +95,20 @@ def test_a_model_costs_little_more_than_its_numbers() -> None:
 
 
 def test_payload_bytes_by_hand() -> None:
-    content = site_content("icu-1")
-    assert payload_bytes(content) == len("name") + len("icu-1") + len("protocol") + len("1")
+    content = node_content("icu-1")
+    assert payload_bytes(content) == len("name") + len("icu-1") + len("role") + len("site") + len("protocol") + len("1")
     assert payload_bytes(RecordDict()) == 0
 
 
 def test_a_sites_name_comes_out_as_it_went_in() -> None:
-    assert read_site(site_content("Zürich: 1")) == "Zürich: 1"
+    assert read_node(node_content("Zürich: 1")) == ("Zürich: 1", "site")
 
 
 def test_another_version_of_the_protocol_is_refused() -> None:
-    order, name = order_content(replace(ORDERED, seed=1), WEIGHTS), site_content("icu-1")
-    order.config_records[ORDER]["protocol"] = 2
-    name.config_records[SITE]["protocol"] = 2
-    with pytest.raises(ValueError, match="protocol 2"):
+    order, name = order_content(replace(ORDERED, seed=1), WEIGHTS), node_content("icu-1")
+    order.config_records[ORDER]["protocol"] = PROTOCOL + 1
+    name.config_records[NODE]["protocol"] = PROTOCOL + 1
+    with pytest.raises(ValueError, match="protocol 3"):
         read_order(order)
-    with pytest.raises(ValueError, match="protocol 2"):
-        read_site(name)
+    with pytest.raises(ValueError, match="protocol 3"):
+        read_node(name)

@@ -19,8 +19,8 @@ from nescient_fl.messages import (
     RoundOrder,
     order_content,
     payload_bytes,
+    read_node,
     read_report,
-    read_site,
 )
 from nescient_fl.study.run_folder import RunFolder, read_lines
 from nescient_fl.study.settings import make_settings
@@ -70,7 +70,7 @@ def order(train: bool = True) -> RecordDict:
 @pytest.mark.parametrize(("site", "name"), [(0, "site-1"), (1, "site-2")])
 def test_a_node_says_which_site_it_is(run: Path, site: int, name: str, named: bool) -> None:
     reply = send(run, RecordDict(), MessageType.QUERY, site, named)
-    assert read_site(reply.content) == name
+    assert read_node(reply.content) == (name, "site")
     (line,) = read_lines(RunFolder(run).transcript)
     assert (line["site"], line["kind"], line["round"]) == (name, "name", 0)
 

@@ -19,9 +19,9 @@ from nescient_fl.messages import (
     ORDER,
     RoundOrder,
     SiteReport,
+    node_content,
     read_order,
     report_content,
-    site_content,
 )
 from nescient_fl.seeds import derive_seed
 
@@ -48,7 +48,7 @@ class ToySite:
 
     def answer(self, content: RecordDict) -> RecordDict | Error | None:
         if ORDER not in content:
-            return site_content(self.name)
+            return node_content(self.name)
         order, weights = read_order(content)
         self.orders.append(order)
         if order.round in self.silent:

@@ -8,7 +8,7 @@ from fake_grid import FLOWERS_WORDS, FakeGrid, ToySite
 from flwr.app import Error, Message, MessageType, RecordDict
 
 from nescient_fl.errors import UserError
-from strategies.exchange import Stopped, exchange, failure_reason, wait_for_sites
+from strategies.exchange import Stopped, exchange, failure_reason, wait_for_nodes
 
 NAMES = ["icu-1", "icu-2", "outpatient-1", "ward-1"]
 
@@ -24,7 +24,7 @@ def questions(grid: FakeGrid) -> list[Message]:
 @pytest.mark.parametrize("seed", range(5))
 def test_nodes_are_told_apart_by_the_site_they_say_they_are(seed: int) -> None:
     grid = FakeGrid([ToySite(name) for name in NAMES], seed)
-    found = wait_for_sites(grid, 4, 5.0, never())
+    found = wait_for_nodes(grid, 4, 0, 5.0, never()).sites
     assert list(found) == NAMES
     assert {name: grid.sites[node].name for name, node in found.items()} == dict(
         zip(NAMES, NAMES, strict=True)
@@ -33,17 +33,17 @@ def test_nodes_are_told_apart_by_the_site_they_say_they_are(seed: int) -> None:
 
 def test_the_last_node_is_waited_for() -> None:
     grid = FakeGrid([ToySite(name) for name in NAMES], joining=3)
-    assert len(wait_for_sites(grid, 4, 5.0, never())) == 4
+    assert len(wait_for_nodes(grid, 4, 0, 5.0, never()).sites) == 4
 
 
 def test_too_few_nodes_are_counted() -> None:
-    with pytest.raises(UserError, match="only 3 of 4 sites joined"):
-        wait_for_sites(FakeGrid([ToySite(name) for name in NAMES], joining=10**9), 4, 0.1, never())
+    with pytest.raises(UserError, match="only 3 of 4 nodes joined"):
+        wait_for_nodes(FakeGrid([ToySite(name) for name in NAMES], joining=10**9), 4, 0, 0.1, never())
 
 
 def test_two_nodes_may_not_be_one_site() -> None:
-    with pytest.raises(UserError, match="two nodes say that they are site x"):
-        wait_for_sites(FakeGrid([ToySite("x"), ToySite("x")]), 2, 5.0, never())
+    with pytest.raises(UserError, match="two nodes say that they are x"):
+        wait_for_nodes(FakeGrid([ToySite("x"), ToySite("x")]), 2, 0, 5.0, never())
 
 
 class Unable(ToySite):
@@ -55,13 +55,13 @@ class Unable(ToySite):
 
 def test_a_site_that_cannot_start_says_why() -> None:
     grid = FakeGrid([ToySite("x"), Unable("y", fails={0: "?"})])
-    with pytest.raises(UserError, match=r"a site could not start: the pixel cache is gone$"):
-        wait_for_sites(grid, 2, 5.0, never())
+    with pytest.raises(UserError, match=r"a node could not start: the pixel cache is gone$"):
+        wait_for_nodes(grid, 2, 0, 5.0, never())
 
 
 def test_a_site_that_never_says_its_name_is_counted() -> None:
     with pytest.raises(UserError, match="only 1 of 2 sites answered"):
-        wait_for_sites(FakeGrid([ToySite("x"), Unable("y")]), 2, 0.2, never())
+        wait_for_nodes(FakeGrid([ToySite("x"), Unable("y")]), 2, 0, 0.2, never())
 
 
 def test_every_reply_is_yielded_once() -> None:
@@ -86,7 +86,7 @@ def test_a_request_to_stop_is_heard_while_waiting() -> None:
         list(exchange(grid, questions(grid), 60.0, stop))
     assert time.monotonic() - started < 10
     with pytest.raises(Stopped):
-        wait_for_sites(FakeGrid([ToySite("x")], joining=10**9), 1, 60.0, stop)
+        wait_for_nodes(FakeGrid([ToySite("x")], joining=10**9), 1, 0, 60.0, stop)
 
 
 @pytest.mark.parametrize(
