@@ -68,8 +68,13 @@ class SiteReport:
 
 def order_content(order: RoundOrder, weights: Weights) -> RecordDict:
     """Pack the global model and an order."""
-    record = ConfigRecord({"protocol": PROTOCOL, "json": json.dumps(asdict(order))})
+    record = ConfigRecord({"protocol": PROTOCOL, "json": order_json(order)})
     return RecordDict({ARRAYS: _arrays(weights), ORDER: record})
+
+
+def order_json(order: RoundOrder) -> str:
+    """Return an order as it is sent, which sealed answers to it are bound to."""
+    return json.dumps(asdict(order))
 
 
 def read_order(content: RecordDict) -> tuple[RoundOrder, Weights]:

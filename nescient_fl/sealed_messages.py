@@ -83,7 +83,9 @@ def sealed_content(report: SealedReport, shared: SharedMetrics | None) -> Record
         fields[f"envelope-{rank}"] = ciphertext
     content = RecordDict({SEALED: ConfigRecord(fields)})
     if shared is not None:
-        content[SHARED] = ConfigRecord({"json": json.dumps({**asdict(shared), "validation": shared.validation})})
+        content[SHARED] = ConfigRecord(
+            {"json": json.dumps({**asdict(shared), "validation": shared.validation})}
+        )
     return content
 
 

@@ -1,10 +1,12 @@
 """Federated averaging (McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized
 Data", AISTATS 2017): the new global model is the old one plus the mean update, weighted by images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from nescient_fl.lesion.network import Weights
 
@@ -32,10 +34,18 @@ def average(weights: Weights, contributions: Sequence[Contribution]) -> Weights:
     total = sum(contribution.images for contribution in ordered)
     if total <= 0:
         raise ValueError("there is no weight to average by")
-    averaged: Weights = {}
+    summed: dict[str, NDArray[np.float64]] = {}
     for name, value in weights.items():
         moved = torch.zeros_like(value, dtype=torch.float64)
         for contribution in ordered:
             moved += contribution.images * contribution.update[name].double()
-        averaged[name] = (value.double() + moved / total).to(value.dtype)
-    return averaged
+        summed[name] = moved.numpy()
+    return moved_by(weights, summed, total)
+
+
+def moved_by(weights: Weights, summed: Mapping[str, NDArray[np.float64]], total: int) -> Weights:
+    """Return weights moved by a sum of weighted updates, float64, divided by the sum of their weights."""
+    return {
+        name: (value.double() + torch.from_numpy(summed[name]) / total).to(value.dtype)
+        for name, value in weights.items()
+    }

@@ -3,7 +3,7 @@
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from flwr.app import Message, RecordDict
@@ -14,6 +14,10 @@ from nescient_fl.errors import UserError
 from nescient_fl.messages import DEALER, PARTY, SITE, read_node
 
 _POLL_SECONDS = 0.05
+
+
+Exchanger = Callable[[Grid, Iterable[Message], float], Iterable[Message]]
+"""``exchange`` with the user's wish to stop already in it."""
 
 
 class Stopped(Exception):

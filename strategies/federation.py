@@ -12,14 +12,14 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from nescient_fl.errors import UserError
-from nescient_fl.lesion.counts import ScoreCounts
-from nescient_fl.lesion.network import Weights
 from nescient_fl.lesion.recipe import Recipe, recipe_to_json
-from nescient_fl.messages import RoundOrder, SiteReport, order_content, payload_bytes, read_report
+from nescient_fl.messages import RoundOrder, order_content, payload_bytes
 from nescient_fl.study.run_folder import RunFolder, append_line, read_lines, rewrite_lines
-from strategies.averaging import Contribution, average
+from strategies.answers import Aggregation, Failures, RoundAborted, RoundResult, figures
 from strategies.exchange import exchange, failure_reason, wait_for_nodes
 from strategies.momentum import with_momentum
+from strategies.plain import PlainAggregation
+from strategies.secure import SecureAggregation, SecurePlan
 from strategies.state import FederationState, load_state, save_state
 
 
@@ -33,6 +33,7 @@ class FederationPlan:
         needed_sites: how many must answer for a round to count.
         server_momentum: share of the last round's step that joins the next; 0 is plain FedAvg.
         join_timeout, round_timeout: seconds to wait for sites to join, and for their answers to one round.
+        secure: how updates are summed without being seen; None sends them in clear.
     """
 
     run: Path
@@ -45,6 +46,7 @@ class FederationPlan:
     round_timeout: float
     server_momentum: float = 0.0
     join_timeout: float = 120.0
+    secure: SecurePlan | None = None
 
 
 class Watcher(Protocol):
@@ -57,12 +59,8 @@ class Watcher(Protocol):
     def round_validated(self, line: dict[str, Any]) -> None: ...
 
 
-@dataclass(frozen=True)
-class _Answer:
-    report: SiteReport
-    counts: ScoreCounts
-    update: Weights | None
-    bytes: int
+_ATTEMPTS = 3
+"""How often a round is tried whose sum could not be opened; the sites seal their answers anew each time."""
 
 
 class FederatedAveraging(Strategy):
@@ -87,8 +85,10 @@ class FederatedAveraging(Strategy):
         self._watcher = watcher
         self._stop = stop
         self._nodes: dict[str, int] = {}
-        self._answers: list[_Answer] = []
-        self._failures: list[dict[str, str]] = []
+        self._aggregation: Aggregation = PlainAggregation()
+        self._failures: Failures = []
+        self._result: RoundResult | None = None
+        self._grid: Grid | None = None
         self._state = load_state(self._folder.checkpoints) or FederationState.initial(plan.recipe, plan.seed)
 
     def start(self, grid: Grid, *_: Any, **__: Any) -> Result:
@@ -96,10 +96,11 @@ class FederatedAveraging(Strategy):
 
         Raises UserError when too few sites join or answer, and Stopped when the user stopped the study.
         """
+        self._grid = grid
         lines = [line for line in read_lines(self._folder.rounds) if line["round"] < self._state.round]
         if not self._state.finished:
             rewrite_lines(self._folder.rounds, lines)
-            self._nodes = wait_for_nodes(grid, self._plan.sites, 0, self._plan.join_timeout, self._stop).sites
+            self._join(grid)
             self._watcher.sites_joined(list(self._nodes))
         while self._state.round < self._plan.rounds:
             self._take_round(grid, self._state.round + 1)
@@ -107,34 +108,63 @@ class FederatedAveraging(Strategy):
             self._finish(grid)
         return Result(arrays=ArrayRecord(dict(self._state.weights)))
 
+    def _join(self, grid: Grid) -> None:
+        secure = self._plan.secure
+        others = 0 if secure is None else len(secure.roster.parties) + 1
+        nodes = wait_for_nodes(grid, self._plan.sites, others, self._plan.join_timeout, self._stop)
+        self._nodes = nodes.sites
+        if secure is not None:
+            self._aggregation = SecureAggregation(secure, nodes, self._exchange)
+
+    def _exchange(self, grid: Grid, messages: Iterable[Message], timeout: float) -> Iterable[Message]:
+        return exchange(grid, messages, timeout, self._stop)
+
     def _take_round(self, grid: Grid, number: int) -> None:
         started = time.monotonic()
-        arrays = ArrayRecord(dict(self._state.weights))
-        messages = list(self.configure_train(number, arrays, ConfigRecord(), grid))
-        replies = exchange(grid, messages, self._plan.round_timeout, self._stop)
-        averaged, _ = self.aggregate_train(number, replies)
-        assert averaged is not None
-        validated = self._write_validation()
+        result, bytes_down = self._aggregated(grid, number, train=True)
+        assert result.averaged is not None
+        validated = self._write_validation(result)
         before = self._state
         weights, velocity = with_momentum(
-            before.weights, dict(averaged.to_torch_state_dict()), before.velocity, self._plan.server_momentum
+            before.weights, result.averaged, before.velocity, self._plan.server_momentum
         )
         self._state = replace(
             validated,
             round=number,
             weights=weights,
             velocity=velocity,
-            pending=self._line(number, time.monotonic() - started, payload_bytes(messages[0].content)),
+            pending=self._line(number, result, time.monotonic() - started, bytes_down),
         )
         save_state(self._folder.checkpoints, self._state)
 
     def _finish(self, grid: Grid) -> None:
-        number = self._plan.rounds + 1
-        arrays = ArrayRecord(dict(self._state.weights))
-        messages = self.configure_evaluate(number, arrays, ConfigRecord(), grid)
-        self.aggregate_evaluate(number, exchange(grid, messages, self._plan.round_timeout, self._stop))
-        self._state = replace(self._write_validation(), finished=True)
+        result, _ = self._aggregated(grid, self._plan.rounds + 1, train=False)
+        self._state = replace(self._write_validation(result), finished=True)
         save_state(self._folder.checkpoints, self._state)
+
+    def _aggregated(self, grid: Grid, number: int, train: bool) -> tuple[RoundResult, int]:
+        """Ask the sites and aggregate their answers; an aborted sum is tried again from the sites on.
+
+        Returns the result and the bytes sent to each site. Raises UserError when the study cannot go on.
+        """
+        aborted = ""
+        arrays = ArrayRecord(dict(self._state.weights))
+        configure = self.configure_train if train else self.configure_evaluate
+        aggregate = self.aggregate_train if train else self.aggregate_evaluate
+        for _ in range(_ATTEMPTS):
+            messages = list(configure(number, arrays, ConfigRecord(), grid))
+            replies = self._exchange(grid, messages, self._plan.round_timeout)
+            try:
+                aggregate(number, replies)
+            except RoundAborted as error:
+                aborted = str(error)
+                continue
+            assert self._result is not None
+            return self._result, payload_bytes(messages[0].content)
+        raise UserError(
+            f"round {number}: no sum could be opened in {_ATTEMPTS} attempts ({aborted}); mend it and go on "
+            f"with --resume {self._plan.run}"
+        )
 
     def configure_train(
         self,
@@ -161,119 +191,99 @@ class FederatedAveraging(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Collect the round's answers and average their updates.
 
-        Raises UserError when fewer sites answered than the plan needs.
+        Raises UserError when fewer sites answered than the plan needs, RoundAborted when a sum of sealed
+        updates could not be opened.
         """
-        self._collect(server_round, replies)
-        contributions = [
-            Contribution(answer.report.site, answer.report.images, answer.update)
-            for answer in self._answers
-            if answer.update is not None
-        ]
-        return ArrayRecord(dict(average(self._state.weights, contributions))), None
+        result = self._aggregate(server_round, replies, train=True)
+        return ArrayRecord(dict(result.averaged or {})), None
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Collect the sites' score counts of the last model. Raises UserError when too few answered."""
-        self._collect(server_round, replies)
+        """Collect the sites' score counts of the last model. Raises as ``aggregate_train`` does."""
+        self._aggregate(server_round, replies, train=False)
         return None
 
     def summary(self) -> None:
         """Say nothing: the run folder and the watcher tell more than Flower's log would."""
 
-    def _messages(self, number: int, arrays: ArrayRecord, train: bool) -> list[Message]:
+    def _aggregate(self, number: int, replies: Iterable[Message], train: bool) -> RoundResult:
+        answers = self._collect(number, replies)
+        assert self._grid is not None
+        order = self._order(number, train)
+        result = self._aggregation.combine(self._grid, order, self._state.weights, answers)
+        self._failures = sorted([*self._failures, *result.failures], key=lambda failure: failure["site"])
+        for failure in result.failures:
+            self._watcher.site_answered(number, failure["site"], failure["reason"])
+        self._result = result
+        return result
+
+    def _order(self, number: int, train: bool) -> RoundOrder:
         plan = self._plan
-        order = RoundOrder(
+        return RoundOrder(
             number, plan.rounds, plan.local_epochs, plan.seed, recipe_to_json(plan.recipe), train
         )
+
+    def _messages(self, number: int, arrays: ArrayRecord, train: bool) -> list[Message]:
+        order = self._order(number, train)
         weights = dict(arrays.to_torch_state_dict())
         kind = MessageType.TRAIN
-        return [Message(order_content(order, weights), node, kind) for node in self._nodes.values()]
+        return [
+            Message(self._aggregation.extend(order_content(order, weights), train, weights), node, kind)
+            for node in self._nodes.values()
+        ]
 
-    def _collect(self, number: int, replies: Iterable[Message]) -> None:
+    def _collect(self, number: int, replies: Iterable[Message]) -> dict[str, Any]:
+        """Read the replies as they come; name whoever failed or is silent. Returns answers in name order."""
         names = {node: name for name, node in self._nodes.items()}
         silent = set(self._nodes)
-        self._answers, self._failures = [], []
+        answers: dict[str, Any] = {}
+        self._failures = []
         for reply in replies:
             site = names[reply.metadata.src_node_id]
             silent.discard(site)
-            answer = _read_answer(reply, site)
-            if isinstance(answer, _Answer):
-                self._answers.append(answer)
-                problem = None
+            answer = failure_reason(reply) if reply.has_error() else self._aggregation.read(reply, site)
+            problem = answer if isinstance(answer, str) else None
+            if problem is None:
+                answers[site] = answer
             else:
-                self._failures.append({"site": site, "reason": answer})
-                problem = answer
+                self._failures.append({"site": site, "reason": problem})
             self._watcher.site_answered(number, site, problem)
         for site in sorted(silent):
             problem = f"no answer within {self._plan.round_timeout:g} s"
             self._failures.append({"site": site, "reason": problem})
             self._watcher.site_answered(number, site, problem)
-        self._answers.sort(key=lambda answer: answer.report.site)
         self._failures.sort(key=lambda failure: failure["site"])
-        if len(self._answers) < self._plan.needed_sites:
+        if len(answers) < self._plan.needed_sites:
             reasons = "; ".join(f"{failure['site']}: {failure['reason']}" for failure in self._failures)
             raise UserError(
-                f"round {number}: {len(self._answers)} of {self._plan.sites} sites answered, "
+                f"round {number}: {len(answers)} of {self._plan.sites} sites answered, "
                 f"{self._plan.needed_sites} are needed ({reasons}); mend them and go on with "
                 f"--resume {self._plan.run}"
             )
+        return dict(sorted(answers.items()))
 
-    def _write_validation(self) -> FederationState:
+    def _write_validation(self, result: RoundResult) -> FederationState:
         """Write the line of the model that the answers scored; return the state that knows of it."""
-        counts = sum((answer.counts for answer in self._answers), ScoreCounts.empty())
         line = {
             **self._state.pending,
-            "validation": _figures(counts),
-            "validation_by_site": [
-                {"site": answer.report.site, **_figures(answer.counts)} for answer in self._answers
-            ],
+            "validation": figures(result.counts),
+            "validation_by_site": list(result.validation_by_site),
         }
         append_line(self._folder.rounds, line)
         self._watcher.round_validated(line)
-        return self._state.validated(counts)
+        private = self._plan.secure is not None and self._plan.secure.private
+        return self._state.validated(result.counts, keep_last=private)
 
-    def _line(self, number: int, seconds: float, bytes_down: int) -> dict[str, Any]:
-        reports = [answer.report for answer in self._answers]
-        images = sum(report.images for report in reports)
+    def _line(self, number: int, result: RoundResult, seconds: float, bytes_down: int) -> dict[str, Any]:
         return {
             "round": number,
-            "sites": [report.site for report in reports],
+            "sites": list(result.sites),
             "failures": self._failures,
-            "train_loss": sum(report.loss * report.images for report in reports) / images,
-            "train_accuracy": sum(report.accuracy * report.images for report in reports) / images,
-            "by_site": [
-                {
-                    "site": answer.report.site,
-                    "images": answer.report.images,
-                    "loss": answer.report.loss,
-                    "accuracy": answer.report.accuracy,
-                    "seconds": round(answer.report.seconds, 3),
-                    "bytes_up": answer.bytes,
-                }
-                for answer in self._answers
-            ],
+            "images": result.images,
+            "train_loss": result.loss,
+            "train_accuracy": result.accuracy,
+            "by_site": list(result.by_site),
             "local_epochs": self._plan.local_epochs,
             "bytes_down_per_site": bytes_down,
             "seconds": round(seconds, 3),
+            **result.notes,
         }
-
-
-def _read_answer(reply: Message, site: str) -> _Answer | str:
-    """Return a site's answer, or in words why it does not count."""
-    if reply.has_error():
-        return failure_reason(reply)
-    try:
-        report, counts, update = read_report(reply.content)
-    except (KeyError, TypeError, ValueError) as error:
-        return f"its answer cannot be read ({error!r})"
-    if report.site != site:
-        return f"it answered in the name of {report.site}"
-    return _Answer(report, counts, update, payload_bytes(reply.content))
-
-
-def _figures(counts: ScoreCounts) -> dict[str, Any]:
-    return {
-        "images": counts.images,
-        "loss": counts.loss,
-        "auroc": counts.auroc,
-        "recall": counts.recall(0.5),
-    }

@@ -49,9 +49,14 @@ class FederationState:
         """Return the state before round 1: the study's initial weights, the same in every arm."""
         return cls(0, get_weights(build_network(recipe.network, seed=seed)), pending={"round": 0})
 
-    def validated(self, counts: ScoreCounts) -> "FederationState":
-        """Return the state with the current model's validation known: perhaps it is the best."""
-        if counts.auroc is None or not counts.better_than(self.best.counts if self.best else None):
+    def validated(self, counts: ScoreCounts, keep_last: bool = False) -> "FederationState":
+        """Return the state with the current model's validation known: perhaps it is the best.
+
+        With ``keep_last`` the newest model always is: noisy counts are no ground to choose by.
+        """
+        if counts.auroc is None:
+            return self
+        if not keep_last and not counts.better_than(self.best.counts if self.best else None):
             return self
         return replace(self, best=BestModel(self.round, self.weights, counts))
 

@@ -71,7 +71,8 @@ class PartyStore:
     def sum_for(self, model: str) -> StoredSum | None:
         """Return what was committed or opened for a global model, None when nothing was."""
         row = self._database.execute(
-            "SELECT model, binding, session, sites, excluded, share, opened FROM sums WHERE model = ?", (model,)
+            "SELECT model, binding, session, sites, excluded, share, opened FROM sums WHERE model = ?",
+            (model,),
         ).fetchone()
         return None if row is None else _stored(row)
 

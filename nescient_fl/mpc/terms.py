@@ -92,7 +92,9 @@ def fraction_bits_for(clip: float, weight_max: int) -> int:
         bits -= 1
     if bits < _FEWEST_FRACTION_BITS:
         most = _LARGEST_UPDATE / 2**_FEWEST_FRACTION_BITS / weight_max
-        raise BoundError(f"a clip of {clip:g} is too large for sites of {weight_max} images: {most:g} at most")
+        raise BoundError(
+            f"a clip of {clip:g} is too large for sites of {weight_max} images: {most:g} at most"
+        )
     return bits
 
 

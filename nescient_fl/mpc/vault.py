@@ -1,0 +1,86 @@
+"""The private folder of a federation that lives on one machine: everybody's keys and the parties' memories.
+
+In a simulation all actors share a machine and an owner, so their keys stand side by side in one folder that only
+the owner can read, outside of the run folder; on real hosts every actor has a key folder of its own.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nescient_fl.mpc.errors import KeyFileError
+from nescient_fl.mpc.keys import MemberKeys, load_keys, new_keys, public_part
+from nescient_fl.mpc.party_store import PartyStore
+from nescient_fl.mpc.roster import Roster, read_signed, sign_roster, write_signed
+
+_LONGEST_SOCKET = 100
+"""Bytes of a Unix socket's path: the system's own limit is 108, or 104."""
+
+
+@dataclass(frozen=True)
+class Vault:
+    """Where the keys of a simulated federation are."""
+
+    folder: Path
+
+    @property
+    def _roster(self) -> Path:
+        return self.folder / "roster.json"
+
+    @property
+    def _authority(self) -> Path:
+        return self.folder / "authority.txt"
+
+    def roster(self) -> Roster:
+        """Read the roster. Raises RosterError, or KeyFileError when the folder is gone."""
+        try:
+            authority = self._authority.read_text().strip()
+        except OSError as error:
+            raise KeyFileError(f"the keys in {self.folder} are gone: {error.strerror}") from None
+        return read_signed(self._roster, authority)
+
+    def keys(self, name: str) -> MemberKeys:
+        """Read one member's keys. Raises KeyFileError."""
+        return load_keys(self.folder / name)
+
+    def store(self, party: str) -> PartyStore:
+        """Open one party's memory."""
+        return PartyStore(self.folder / party / "memory.sqlite")
+
+    def remove(self) -> None:
+        """Delete the folder and the sockets, with every key."""
+        if not self.folder.exists():
+            return
+        try:
+            addresses = [member.address or "" for member in self.roster().members]
+        except Exception:  # a damaged roster is no reason to leave keys behind
+            addresses = []
+        for address in addresses:
+            path = Path(address.removeprefix("unix:"))
+            if address.startswith("unix:") and self.folder not in path.parents:
+                shutil.rmtree(path.parent, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def create_vault(folder: Path, federation: str, sites: Sequence[str], parties: int, minimum: int) -> Vault:
+    """Make new keys for every site, for ``parties`` compute parties and a dealer, and the roster of them.
+
+    Raises FileExistsError when the folder is there, RosterError for names or a minimum that cannot be.
+    """
+    folder.mkdir(parents=True, mode=0o700)
+    vault = Vault(folder)
+    sockets = folder
+    if len(str(folder / "party-9.socket")) > _LONGEST_SOCKET:
+        sockets = Path(tempfile.mkdtemp(prefix="nescient-"))
+    members = [public_part(new_keys(folder / name, name, "site")) for name in sites]
+    helpers = [(f"party-{index + 1}", "party") for index in range(parties)] + [("dealer", "dealer")]
+    for name, role in helpers:
+        address = f"unix:{sockets / name}.socket"
+        members.append(public_part(new_keys(folder / name, name, role), address))
+    authority = new_keys(folder / "authority", "authority", "authority")
+    roster = Roster(federation, 1, tuple(members), minimum)
+    write_signed(sign_roster(roster, authority), vault._roster)
+    vault._authority.write_text(public_part(authority).signing_key + "\n")
+    return vault
