@@ -1,0 +1,247 @@
+"""One authenticated connection between two members of the roster: TLS 1.3 both ways, framed, with time limits.
+
+A certificate counts only by standing in the roster: it is the one trust anchor of its connection, and after the
+handshake the peer's certificate is compared with it byte by byte.
+"""
+
+import contextlib
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from nescient_fl.mpc.errors import SessionAborted
+from nescient_fl.mpc.keys import MemberKeys
+from nescient_fl.mpc.roster import Member
+
+HELLO, DATA, ABORT, BYE = 1, 2, 3, 4
+_FRAME = struct.Struct(">BQQ")
+_CHUNK = 1 << 18
+_LONGEST_REASON = 200
+LARGEST_PAYLOAD = 1 << 30
+_RETRY_SECONDS = 0.02
+
+
+class Deadline:
+    """A moment after which waiting ends; each step may also have a limit of its own."""
+
+    def __init__(self, seconds: float, step: float | None = None) -> None:
+        self._end = time.monotonic() + seconds
+        self._step = step
+
+    def left(self) -> float:
+        """Return the seconds that the next step may take, 0 when none are left."""
+        left = max(self._end - time.monotonic(), 0.0)
+        return left if self._step is None else min(left, self._step)
+
+    def step(self) -> "Deadline":
+        """Return the deadline of one step."""
+        return Deadline(self.left())
+
+
+class Channel:
+    """A connection to one member, ``peer``. Every failure is a SessionAborted that names it."""
+
+    def __init__(self, connection: ssl.SSLSocket, peer: str) -> None:
+        self.peer = peer
+        self.bytes_sent = self.bytes_received = 0
+        self._connection = connection
+        self._sent = self._received = 0
+
+    def send(self, kind: int, payload: bytes, deadline: Deadline) -> None:
+        """Send one frame."""
+        header = _FRAME.pack(kind, self._sent, len(payload))
+        self._sent += 1
+        # Small payloads go with their header in one record, so that a message is one packet.
+        pieces = [header + payload] if len(payload) <= _CHUNK else [header, payload]
+        try:
+            for piece in pieces:
+                view = memoryview(piece)
+                while view:
+                    self._wait(deadline)
+                    view = view[self._connection.send(view[:_CHUNK]) :]
+                self.bytes_sent += len(piece)
+        except OSError as error:
+            raise self._lost(error) from None
+
+    def receive(self, kind: int, deadline: Deadline, largest: int = LARGEST_PAYLOAD) -> bytes:
+        """Receive one frame of the kind. An ABORT in its place raises with the reason that the peer gave."""
+        return self.receive_any((kind,), deadline, largest)[1]
+
+    def receive_any(
+        self, kinds: Sequence[int], deadline: Deadline, largest: int = LARGEST_PAYLOAD
+    ) -> tuple[int, bytes]:
+        """Receive one frame of any of the kinds, and say which."""
+        found, sequence, length = _FRAME.unpack(self._exactly(_FRAME.size, deadline))
+        if sequence != self._received:
+            raise SessionAborted(f"{self.peer} sent frame {sequence}, not {self._received}", self.peer)
+        self._received += 1
+        if length > (_LONGEST_REASON * 4 if found == ABORT else largest):
+            raise SessionAborted(f"{self.peer} announced {length} bytes, which is too much", self.peer)
+        payload = self._exactly(length, deadline)
+        if found == ABORT:
+            raise SessionAborted(f"{self.peer} gave up: {_printable(payload)}", self.peer)
+        if found not in kinds:
+            raise SessionAborted(f"{self.peer} sent a frame of kind {found}, not {kinds[0]}", self.peer)
+        return found, payload
+
+    def abort(self, reason: str) -> None:
+        """Tell the peer why this side ends, if it still listens, and close."""
+        with contextlib.suppress(SessionAborted):
+            self.send(ABORT, reason.encode()[: _LONGEST_REASON * 4], Deadline(0.5))
+        self.close()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._connection.close()
+
+    def _exactly(self, length: int, deadline: Deadline) -> bytes:
+        data = bytearray(length)
+        view = memoryview(data)
+        try:
+            while view:
+                self._wait(deadline)
+                got = self._connection.recv_into(view[:_CHUNK])
+                if not got:
+                    raise SessionAborted(f"{self.peer} closed the connection", self.peer)
+                view = view[got:]
+        except OSError as error:
+            raise self._lost(error) from None
+        self.bytes_received += length
+        return bytes(data)
+
+    def _wait(self, deadline: Deadline) -> None:
+        left = deadline.left()
+        if left <= 0:
+            raise TimeoutError
+        self._connection.settimeout(left)
+
+    def _lost(self, error: OSError) -> SessionAborted:
+        if isinstance(error, TimeoutError):
+            return SessionAborted(f"{self.peer} was silent for too long", self.peer)
+        return SessionAborted(f"the connection to {self.peer} was lost ({_words(error)})", self.peer)
+
+
+class Listener:
+    """Takes connections at one address."""
+
+    def __init__(self, address: str) -> None:
+        family, where = _parsed(address)
+        self._path = Path(str(where)) if family == socket.AF_UNIX else None
+        self._socket = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            if self._path is not None:
+                self._path.unlink(missing_ok=True)
+            else:
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._socket.bind(where)
+            if self._path is not None:
+                self._path.chmod(0o600)
+            self._socket.listen(16)
+        except OSError as error:
+            self._socket.close()
+            raise SessionAborted(f"cannot listen at {address}: {_words(error)}") from None
+
+    def accept(self, keys: MemberKeys, expected: Sequence[Member], deadline: Deadline) -> Channel | None:
+        """Take one connection and find out by its certificate which of the expected members it is.
+
+        Returns None for a stranger, whose connection is closed. Raises SessionAborted when nobody comes.
+        """
+        left = deadline.left()
+        try:
+            if left <= 0:
+                raise TimeoutError
+            self._socket.settimeout(left)
+            plain, _ = self._socket.accept()
+        except OSError:
+            names = ", ".join(member.name for member in expected)
+            raise SessionAborted(f"{names} did not connect", expected[0].name) from None
+        try:
+            return _secured(plain, _context(keys, expected, ssl.PROTOCOL_TLS_SERVER), expected, deadline)
+        except (OSError, SessionAborted):
+            plain.close()
+            return None
+
+    def close(self) -> None:
+        self._socket.close()
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+
+def connect(keys: MemberKeys, peer: Member, deadline: Deadline) -> Channel:
+    """Connect to a member, which may start a little later than this side.
+
+    Raises SessionAborted when it cannot be reached in time or is not who the roster says.
+    """
+    assert peer.address is not None
+    family, where = _parsed(peer.address)
+    context = _context(keys, [peer], ssl.PROTOCOL_TLS_CLIENT)
+    while True:
+        plain = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            plain.settimeout(max(deadline.left(), 0.001))
+            plain.connect(where)
+            break
+        except OSError as error:
+            plain.close()
+            if deadline.left() <= _RETRY_SECONDS:
+                raise SessionAborted(f"{peer.name} cannot be reached ({_words(error)})", peer.name) from None
+            time.sleep(_RETRY_SECONDS)
+    try:
+        return _secured(plain, context, [peer], deadline)
+    except OSError as error:
+        plain.close()
+        reason = _words(error)
+        raise SessionAborted(f"{peer.name} could not prove who it is ({reason})", peer.name) from None
+
+
+def _context(keys: MemberKeys, expected: Sequence[Member], protocol: int) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
+    # The certificate itself is compared after the handshake; names and host names prove nothing here.
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(keys.certificate_path, keys.signing_path)
+    context.load_verify_locations(cadata="\n".join(member.certificate or "" for member in expected))
+    # A session that could be resumed would skip the certificates.
+    context.options |= ssl.OP_NO_TICKET
+    if protocol == ssl.PROTOCOL_TLS_SERVER:
+        context.num_tickets = 0
+    return context
+
+
+def _secured(
+    plain: socket.socket, context: ssl.SSLContext, expected: Sequence[Member], deadline: Deadline
+) -> Channel:
+    if plain.family != socket.AF_UNIX:
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    plain.settimeout(max(deadline.left(), 0.001))
+    server = context.protocol == ssl.PROTOCOL_TLS_SERVER
+    connection = context.wrap_socket(plain, server_side=server)
+    shown = connection.getpeercert(binary_form=True)
+    for member in expected:
+        if member.certificate is not None and shown == ssl.PEM_cert_to_DER_cert(member.certificate):
+            return Channel(connection, member.name)
+    connection.close()
+    raise SessionAborted("a stranger connected")
+
+
+def _parsed(address: str) -> tuple[socket.AddressFamily, str | tuple[str, int]]:
+    if address.startswith("unix:"):
+        return socket.AF_UNIX, address.removeprefix("unix:")
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    return (socket.AF_INET6 if ":" in host else socket.AF_INET), (host, int(port))
+
+
+def _printable(payload: bytes) -> str:
+    text = payload.decode("utf-8", "replace")[:_LONGEST_REASON]
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _words(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return str(error.reason or "TLS failed").replace("_", " ").lower()
+    return (error.strerror or type(error).__name__).lower()
