@@ -43,9 +43,7 @@ def centralize(
     1e-4, batches of 8, grey levels divided by 255, a tenth of the patients for validation.
     """
     options = {
-        key: value
-        for key, value in locals().items()
-        if key not in ("epochs", "out", "resume") and value is not None
+        key: value for key, value in locals().items() if key not in ("epochs", "out", "resume") and value is not None
     }
     from nescient_fl.arms.centralized import run_centralized
 

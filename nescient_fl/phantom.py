@@ -29,8 +29,7 @@ def phantom(
         )
     what = "Already there" if summary.reused else "Wrote"
     console.print(
-        f"{what}: {summary.images:,} synthetic radiographs of {summary.patients:,} patients "
-        f"in {summary.directory}",
+        f"{what}: {summary.images:,} synthetic radiographs of {summary.patients:,} patients in {summary.directory}",
         highlight=False,
         soft_wrap=True,
     )

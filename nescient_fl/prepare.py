@@ -18,23 +18,17 @@ if TYPE_CHECKING:
 
 
 def prepare(
-    folder: Annotated[
-        Path, typer.Argument(help="The dataset's folder: CheXpert, NIH ChestX-ray14 or a phantom.")
-    ],
+    folder: Annotated[Path, typer.Argument(help="The dataset's folder: CheXpert, NIH ChestX-ray14 or a phantom.")],
     source: Annotated[
         str | None,
         typer.Option(help="chexpert or nih; told from the folder when left out.", show_default=False),
     ] = None,
-    cohort: Annotated[
-        str, typer.Option(help="corrected, or paper to reproduce the write-up's.")
-    ] = "corrected",
+    cohort: Annotated[str, typer.Option(help="corrected, or paper to reproduce the write-up's.")] = "corrected",
     uncertain: Annotated[
         str, typer.Option(help="Images coded uncertain: exclude, or count them positive or negative.")
     ] = "exclude",
     balance: Annotated[float, typer.Option(help="Negative images for each positive one.")] = 1.0,
-    geometry: Annotated[
-        str, typer.Option(help="upright, or paper (portrait images transposed).")
-    ] = "upright",
+    geometry: Annotated[str, typer.Option(help="upright, or paper (portrait images transposed).")] = "upright",
     seed: Annotated[int, typer.Option(help="Chooses the unmentioned images that serve as negatives.")] = 0,
     table_only: Annotated[
         bool, typer.Option("--table-only", help="Count and write cohort.csv; neither need nor read images.")
@@ -111,9 +105,7 @@ def _print_summary(console: "Console", loaded: "Loaded", result: "CacheResult | 
             console.print(f"[yellow]left out[/] {len(result.rejected):,} files in all", soft_wrap=True)
         if result.copies:
             copies = f"{result.copies:,} images are byte for byte those of another patient"
-            console.print(
-                f"[yellow]note[/] {copies}; splits by patient cannot keep them apart", soft_wrap=True
-            )
+            console.print(f"[yellow]note[/] {copies}; splits by patient cannot keep them apart", soft_wrap=True)
         made = "found ready" if result.reused else "written"
         console.print(f"cache {made}: {escape(str(result.cache.directory))}", soft_wrap=True)
     console.print(f"cohort written: {escape(str(out / 'cohort.csv'))}", soft_wrap=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nescient_fl.mpc.envelope import PartyCopy, SealedReport
 from nescient_fl.mpc.errors import HeaderError
-from nescient_fl.mpc.party import SumRequest, SumResult
+from nescient_fl.mpc.sums import SumRequest, SumResult
 from nescient_fl.mpc.terms import Terms
 
 SECURE = "secure"
@@ -83,16 +83,14 @@ def sealed_content(report: SealedReport, shared: SharedMetrics | None) -> Record
         fields[f"envelope-{rank}"] = ciphertext
     content = RecordDict({SEALED: ConfigRecord(fields)})
     if shared is not None:
-        content[SHARED] = ConfigRecord(
-            {"json": json.dumps({**asdict(shared), "validation": shared.validation})}
-        )
+        content[SHARED] = ConfigRecord({"json": json.dumps({**asdict(shared), "validation": shared.validation})})
     return content
 
 
 def read_sealed(content: RecordDict) -> tuple[SealedReport, SharedMetrics | None]:
     """Unpack a site's sealed answer, unchecked: the parties check it. Raises KeyError, TypeError, ValueError."""
     record = content.config_records[SEALED]
-    envelopes = []
+    envelopes: list[bytes] = []
     while (key := f"envelope-{len(envelopes)}") in record:
         envelopes.append(_bytes(record[key]))
     report = SealedReport(_bytes(record["header"]), tuple(envelopes), _bytes(record["signature"]))

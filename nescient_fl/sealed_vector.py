@@ -60,9 +60,7 @@ def shapes_of(weights: Weights) -> dict[str, tuple[int, ...]]:
 
 def clip_update(update: Weights, clip: float) -> Weights:
     """Scale an update, float32, down to an L2 norm of ``clip`` if it is longer."""
-    norm = float(
-        torch.sqrt(sum((value.double().square().sum() for value in update.values()), torch.zeros(())))
-    )
+    norm = float(torch.sqrt(sum((value.double().square().sum() for value in update.values()), torch.zeros(()))))
     if norm <= clip:
         return update
     return {name: (value.double() * (clip / norm)).float() for name, value in update.items()}

@@ -7,7 +7,7 @@ import typer
 
 from nescient_fl.cli import run_command
 
-_STUDY, _DATA, _TRAINING = "Study", "Radiographs", "Training"
+_STUDY, _PRIVACY, _DATA, _TRAINING = "Study", "Privacy", "Radiographs", "Training"
 
 
 def _option(help: str, panel: str, **kwargs: Any) -> Any:
@@ -50,27 +50,57 @@ def simulate(
         float | None,
         _option("Share of a round's step that joins the next; 0 is plain FedAvg. [dim](0.7)[/]", _STUDY),
     ] = None,
+    aggregation: Annotated[
+        str | None,
+        _option(
+            "secure: the coordinator learns only the sum of the hospitals' updates; plain: it sees each. "
+            "[dim](secure)[/]",
+            _PRIVACY,
+        ),
+    ] = None,
+    parties: Annotated[
+        int | None, _option("Compute parties that hold the shares of every update. [dim](2)[/]", _PRIVACY)
+    ] = None,
+    clip: Annotated[
+        float | None,
+        _option("Largest norm of a hospital's update; longer ones are shortened to it. [dim](8)[/]", _PRIVACY),
+    ] = None,
+    strict_membership: Annotated[
+        bool | None,
+        typer.Option(
+            "--strict-membership/--no-strict-membership",
+            help="Refuse a sum whose hospitals differ from the last one's by too few to hide them. [dim](no)[/]",
+            rich_help_panel=_PRIVACY,
+            show_default=False,
+        ),
+    ] = None,
+    share_metrics: Annotated[
+        list[str] | None,
+        _option(
+            "A hospital that tells the coordinator its own figures in clear; may be given several times, or "
+            "[b]all[/]. [dim](none)[/]",
+            _PRIVACY,
+        ),
+    ] = None,
+    dp_epsilon: Annotated[
+        float | None,
+        _option("Differential privacy for whole hospitals: the run's budget. [dim](none)[/]", _PRIVACY),
+    ] = None,
+    dp_delta: Annotated[float | None, _option("The delta that goes with it, such as 1e-5.", _PRIVACY)] = None,
     min_sites: Annotated[
-        int | None, _option("Hospitals that must answer a round. [dim](more than half)[/]", _STUDY)
+        int | None,
+        _option("Hospitals that must answer a round. [dim](four fifths; plain: more than half)[/]", _STUDY),
     ] = None,
     round_timeout: Annotated[
         float | None, _option("Seconds to wait for a round's answers. [dim](3600)[/]", _STUDY)
     ] = None,
-    seed: Annotated[
-        int | None, _option("The same seed gives the same study, bit for bit. [dim](0)[/]", _STUDY)
-    ] = None,
-    out: Annotated[
-        Path | None, _option("The run folder to write. [dim](a new one below runs/)[/]", _STUDY)
-    ] = None,
-    resume: Annotated[
-        Path | None, _option("Go on with an interrupted run, with the settings it has.", _STUDY)
-    ] = None,
+    seed: Annotated[int | None, _option("The same seed gives the same study, bit for bit. [dim](0)[/]", _STUDY)] = None,
+    out: Annotated[Path | None, _option("The run folder to write. [dim](a new one below runs/)[/]", _STUDY)] = None,
+    resume: Annotated[Path | None, _option("Go on with an interrupted run, with the settings it has.", _STUDY)] = None,
     prepare_only: Annotated[
         bool, _option("Write the run folder and stop, for [b]flwr run[/] to go on with.", _STUDY)
     ] = False,
-    config: Annotated[
-        Path | None, _option("TOML file of options; the command line goes first.", _STUDY)
-    ] = None,
+    config: Annotated[Path | None, _option("TOML file of options; the command line goes first.", _STUDY)] = None,
     data: Annotated[
         list[str] | None,
         _option("Dataset folder; may be given several times. [dim](synthetic radiographs)[/]", _DATA),
@@ -87,8 +117,7 @@ def simulate(
     uncertain: Annotated[
         str | None,
         _option(
-            "What the corrected cohort does with uncertain labels: exclude, positive or negative. "
-            "[dim](exclude)[/]",
+            "What the corrected cohort does with uncertain labels: exclude, positive or negative. [dim](exclude)[/]",
             _DATA,
         ),
     ] = None,
@@ -96,9 +125,7 @@ def simulate(
     geometry: Annotated[
         str | None, _option("How a radiograph fills the frame: upright or paper. [dim](upright)[/]", _DATA)
     ] = None,
-    min_images: Annotated[
-        int | None, _option("Fewest radiographs a hospital may have. [dim](40)[/]", _DATA)
-    ] = None,
+    min_images: Annotated[int | None, _option("Fewest radiographs a hospital may have. [dim](40)[/]", _DATA)] = None,
     min_positives: Annotated[
         int | None, _option("Fewest positive ones a hospital may have. [dim](8)[/]", _DATA)
     ] = None,

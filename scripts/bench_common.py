@@ -42,9 +42,7 @@ class BenchData:
         return [self.folder / image for image in self.table["image"]]
 
 
-def bench_data(
-    phantom_images: int, images: int, geometry: Literal["paper", "upright"] = "upright"
-) -> BenchData:
+def bench_data(phantom_images: int, images: int, geometry: Literal["paper", "upright"] = "upright") -> BenchData:
     """Take the first ``images`` of the phantom that a study of ``phantom_images`` uses; draw it if needed."""
     folder = cache_folder() / f"phantom-{phantom_images}-v{GENERATOR}"
     write_phantom(folder, phantom_images, PHANTOM_SEED)

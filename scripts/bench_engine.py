@@ -108,9 +108,7 @@ def _memory(pid: int) -> dict[str, int]:
     }
 
 
-def measure(
-    data: BenchData, sites: int, images: int, rounds: int, epochs: int, cpus: int | None
-) -> dict[str, Any]:
+def measure(data: BenchData, sites: int, images: int, rounds: int, epochs: int, cpus: int | None) -> dict[str, Any]:
     """Run one federation and return what the module's docstring promises."""
     clock = Clock()
     engine = RayEngine(torch.device("cpu"), cpus)
@@ -138,9 +136,7 @@ def measure(
 def main() -> None:
     """Measure and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument(
-        "--phantom-images", type=int, default=2400, help="size of the phantom to take them of"
-    )
+    parser.add_argument("--phantom-images", type=int, default=2400, help="size of the phantom to take them of")
     parser.add_argument("--sites", type=int, default=5)
     parser.add_argument("--images-per-site", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=4)

@@ -60,9 +60,7 @@ def load_data(partition: Path, client: int) -> DataLoader[tuple[Tensor, Tensor]]
 def train(network: nn.Module, loader: DataLoader[tuple[Tensor, Tensor]], epochs: int) -> float:
     """Train in place; return the mean loss of a batch."""
     criterion = nn.BCEWithLogitsLoss()
-    optimiser = torch.optim.Adam(
-        network.parameters(), lr=RECIPE.learning_rate, weight_decay=RECIPE.weight_decay
-    )
+    optimiser = torch.optim.Adam(network.parameters(), lr=RECIPE.learning_rate, weight_decay=RECIPE.weight_decay)
     network.train()
     running = 0.0
     for _ in range(epochs):

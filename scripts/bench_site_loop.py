@@ -29,10 +29,7 @@ _CPU = torch.device("cpu")
 def bare_batches(examples: Examples, recipe: Recipe) -> Batches:
     """Make every batch of an epoch in memory: inputs float32 [B, 1, 320, 390], targets float32 [B, 1]."""
     batcher = make_batcher(examples, recipe, _CPU, recipe.batch_size)
-    parts = [
-        examples.rows[start : start + recipe.batch_size]
-        for start in range(0, len(examples), recipe.batch_size)
-    ]
+    parts = [examples.rows[start : start + recipe.batch_size] for start in range(0, len(examples), recipe.batch_size)]
     return [(batcher.inputs(rows, [STILL] * len(rows)).clone(), batcher.targets(rows)) for rows in parts]
 
 
@@ -74,9 +71,7 @@ def measure(examples: Examples, recipe: Recipe, repeats: int) -> dict[str, list[
 def main() -> None:
     """Measure and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument(
-        "--phantom-images", type=int, default=2400, help="size of the phantom to take them of"
-    )
+    parser.add_argument("--phantom-images", type=int, default=2400, help="size of the phantom to take them of")
     parser.add_argument("--images", type=int, default=192)
     parser.add_argument("--repeats", type=int, default=15)
     arguments = parser.parse_args()

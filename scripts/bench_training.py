@@ -62,9 +62,7 @@ QUICK = Size(40, 32, 3, 16, 2, 6, 3, 1, (2, 4), 6, 3, 0)
 def measure_loop(size: Size) -> list[Line]:
     """A site's training loop against bare loops."""
     arguments = ("--phantom-images", size.phantom, "--images", size.loop_images)
-    found = run_child(
-        "bench_site_loop.py", *arguments, "--repeats", size.loop_repeats, environment=ENVIRONMENT
-    )
+    found = run_child("bench_site_loop.py", *arguments, "--repeats", size.loop_repeats, environment=ENVIRONMENT)
     seconds = found["seconds"]
     rate = {name: round(found["images"] / statistics.median(times)) for name, times in seconds.items()}
     note = f"{rate['site']} against {rate['bare']} images/s, one thread"
@@ -90,9 +88,7 @@ def measure_loop(size: Size) -> list[Line]:
 def measure_writeup(size: Size) -> list[Line]:
     """An epoch of the paper's recipe against the write-up's way."""
     arguments = ("--phantom-images", size.phantom, "--images", size.writeup_images)
-    found = run_child(
-        "bench_writeup_epoch.py", *arguments, "--repeats", size.writeup_repeats, environment=ENVIRONMENT
-    )
+    found = run_child("bench_writeup_epoch.py", *arguments, "--repeats", size.writeup_repeats, environment=ENVIRONMENT)
     seconds = found["seconds"]
     rate = {name: round(found["images"] / statistics.median(times)) for name, times in seconds.items()}
     first = [ours + decoding for ours, decoding in zip(seconds["ours"], seconds["decoding"], strict=True)]
@@ -251,9 +247,7 @@ def machine() -> dict[str, Any]:
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [
-            line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line
-        ]
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
     return {
         "processors": os.cpu_count(),
@@ -289,12 +283,8 @@ def table(lines: Sequence[Line]) -> Table:
 
 def main() -> None:
     """Measure every part, print the table, and end with status 1 when a target was missed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="tiny sizes, to see that it runs; proves nothing"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; proves nothing")
     parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS), help="these parts alone")
     parser.add_argument("--out", type=Path, help="write the figures as JSON too")
     arguments = parser.parse_args()

@@ -95,9 +95,7 @@ def _seconds_to_decode(data: BenchData) -> float:
 def main() -> None:
     """Measure and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument(
-        "--phantom-images", type=int, default=2400, help="size of the phantom to take them of"
-    )
+    parser.add_argument("--phantom-images", type=int, default=2400, help="size of the phantom to take them of")
     parser.add_argument("--images", type=int, default=160)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()

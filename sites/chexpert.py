@@ -107,11 +107,7 @@ def _labels(raw: pd.DataFrame, path: Path) -> "pd.Series[str]":
             f"{where(path, raw.index[odd][0])}: Lung Lesion is {codes[odd].iloc[0]!r}; its codes are 1.0,"
             f" 0.0, -1.0 and blank"
         )
-    return (
-        numbers.map({code: label for label, code in _LABELS.items()})
-        .astype(object)
-        .mask(blank, "unmentioned")
-    )
+    return numbers.map({code: label for label, code in _LABELS.items()}).astype(object).mask(blank, "unmentioned")
 
 
 def _images(parts: pd.DataFrame, table_folder: Path, root: Path) -> "pd.Series[str]":
@@ -128,11 +124,4 @@ def _images(parts: pd.DataFrame, table_folder: Path, root: Path) -> "pd.Series[s
         found = next((tail for tail in tails[:-1] if (table_folder / tail).is_dir()), usual)
         place = (table_folder / found).relative_to(root).as_posix()
         places[prefix] = "" if place == "." else f"{place}/"
-    return (
-        parts["prefix"].map(places).astype(str)
-        + parts["patient"]
-        + "/"
-        + parts["study"]
-        + "/"
-        + parts["name"]
-    )
+    return parts["prefix"].map(places).astype(str) + parts["patient"] + "/" + parts["study"] + "/" + parts["name"]

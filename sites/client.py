@@ -34,7 +34,6 @@ from nescient_fl.sealed_messages import (
     sealed_content,
 )
 from nescient_fl.study.run_folder import RunFolder, read_json
-from sites.parties import deal, open_sum
 from sites.sealing import Answer, SitePolicy, check_order, seal_answer
 from sites.site import Site, open_site
 from sites.transcript import record_departure
@@ -72,6 +71,9 @@ def make_app(run: str | None = None) -> ClientApp:
 
     @app.query(AGGREGATE)
     def take_part_in_sum(message: Message, context: Context) -> Message:
+        # Only parties need CrypTen, which takes a second to import.
+        from sites.parties import open_sum
+
         torch.set_num_threads(1)
         folder = _run(run, context)
         vault, name = _vault(folder), _who(folder, _number(context))[0]
@@ -81,6 +83,8 @@ def make_app(run: str | None = None) -> ClientApp:
 
     @app.query(DEAL)
     def deal_randomness(message: Message, context: Context) -> Message:
+        from sites.parties import deal
+
         folder = _run(run, context)
         vault = _vault(folder)
         content = deal(message.content, vault.keys(_who(folder, _number(context))[0]), vault.roster())
@@ -125,9 +129,7 @@ def _policy(folder: Path, name: str) -> SitePolicy:
     config = read_json(RunFolder(folder).config)
     vault = _vault(folder)
     shared = config["settings"]["share_metrics"]
-    return SitePolicy(
-        vault.keys(name), vault.roster(), config["secure"]["minimum"], name in shared or "all" in shared
-    )
+    return SitePolicy(vault.keys(name), vault.roster(), config["secure"]["minimum"], name in shared or "all" in shared)
 
 
 def _vault(folder: Path) -> Vault:

@@ -84,9 +84,7 @@ def read_source(
     return (table.assign(source=PHANTOM) if is_synthetic(folder) else table), report
 
 
-def load_cohort(
-    folders: Sequence[tuple[Path, str | None]], rule: CohortRule, require_images: bool = True
-) -> Loaded:
+def load_cohort(folders: Sequence[tuple[Path, str | None]], rule: CohortRule, require_images: bool = True) -> Loaded:
     """Read one or more datasets and select the cohort.
 
     Each pair is a folder and its source's name, or ``None`` to tell from the folder. Two folders of one

@@ -10,10 +10,10 @@ from nescient_fl.messages import RoundOrder, SiteReport
 from nescient_fl.mpc.envelope import ReportHeader, SealedReport, seal_report
 from nescient_fl.mpc.errors import HeaderError, QuorumError
 from nescient_fl.mpc.keys import MemberKeys
-from nescient_fl.mpc.party import PROTOCOL
 from nescient_fl.mpc.randomness import fresh_seed
 from nescient_fl.mpc.roster import Roster
 from nescient_fl.mpc.shares import encode, split
+from nescient_fl.mpc.sums import PROTOCOL
 from nescient_fl.mpc.terms import binding
 from nescient_fl.sealed_messages import SecureOrder
 from nescient_fl.sealed_vector import (
@@ -61,9 +61,7 @@ def check_order(secure: SecureOrder, policy: SitePolicy) -> None:
     if secure.roster != policy.roster.digest:
         raise HeaderError("the coordinator holds another roster than this site")
     if len(policy.roster.sites) < policy.minimum:
-        raise QuorumError(
-            f"the federation has {len(policy.roster.sites)} sites, this site asks for {policy.minimum}"
-        )
+        raise QuorumError(f"the federation has {len(policy.roster.sites)} sites, this site asks for {policy.minimum}")
 
 
 def seal_answer(

@@ -41,7 +41,7 @@ class RoundResult:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
-class RoundAborted(Exception):  # noqa: N818 - it tells what happened, like Stopped does
+class RoundAborted(Exception):
     """A round whose sum could not be opened; nothing was learned, and asking the sites again may help."""
 
 
@@ -54,9 +54,7 @@ class Aggregation(Protocol):
     def read(self, reply: Message, site: str) -> Any:
         """Return a site's answer, or in words why it does not count."""
 
-    def combine(
-        self, grid: Grid, order: RoundOrder, weights: Weights, answers: Mapping[str, Any]
-    ) -> RoundResult:
+    def combine(self, grid: Grid, order: RoundOrder, weights: Weights, answers: Mapping[str, Any]) -> RoundResult:
         """Aggregate the answers that ``read`` returned, by site in name order.
 
         Raises UserError when the study cannot go on, RoundAborted when the round may be tried again.

@@ -24,9 +24,7 @@ class Stopped(Exception):
     """The user asked the study to stop; the last checkpoint stands."""
 
 
-def exchange(
-    grid: Grid, messages: Iterable[Message], timeout: float, stop: threading.Event
-) -> Iterator[Message]:
+def exchange(grid: Grid, messages: Iterable[Message], timeout: float, stop: threading.Event) -> Iterator[Message]:
     """Send messages and yield each reply as it comes, until all are in or ``timeout`` seconds have passed.
 
     Raises Stopped as soon as ``stop`` is set.
@@ -82,9 +80,7 @@ def wait_for_nodes(grid: Grid, sites: int, others: int, timeout: float, stop: th
     if sum(len(names) for role, names in found.items() if role != SITE) < others:
         raise UserError(f"not every party and the dealer answered within {timeout:.0f} s")
     dealers = list(found[DEALER].values())
-    return Nodes(
-        dict(sorted(found[SITE].items())), dict(sorted(found[PARTY].items())), dealers[0] if dealers else None
-    )
+    return Nodes(dict(sorted(found[SITE].items())), dict(sorted(found[PARTY].items())), dealers[0] if dealers else None)
 
 
 def failure_reason(reply: Message) -> str:

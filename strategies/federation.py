@@ -14,6 +14,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from nescient_fl.errors import UserError
 from nescient_fl.lesion.recipe import Recipe, recipe_to_json
 from nescient_fl.messages import RoundOrder, order_content, payload_bytes
+from nescient_fl.study.checkpoint import save_checkpoint
 from nescient_fl.study.run_folder import RunFolder, append_line, read_lines, rewrite_lines
 from strategies.answers import Aggregation, Failures, RoundAborted, RoundResult, figures
 from strategies.exchange import exchange, failure_reason, wait_for_nodes
@@ -123,11 +124,11 @@ class FederatedAveraging(Strategy):
         started = time.monotonic()
         result, bytes_down = self._aggregated(grid, number, train=True)
         assert result.averaged is not None
+        if number == 1 and self._plan.secure is not None:
+            save_checkpoint(self._folder.first_sum, {"averaged": result.averaged}, {"sites": result.sites})
         validated = self._write_validation(result)
         before = self._state
-        weights, velocity = with_momentum(
-            before.weights, result.averaged, before.velocity, self._plan.server_momentum
-        )
+        weights, velocity = with_momentum(before.weights, result.averaged, before.velocity, self._plan.server_momentum)
         self._state = replace(
             validated,
             round=number,
@@ -218,9 +219,7 @@ class FederatedAveraging(Strategy):
 
     def _order(self, number: int, train: bool) -> RoundOrder:
         plan = self._plan
-        return RoundOrder(
-            number, plan.rounds, plan.local_epochs, plan.seed, recipe_to_json(plan.recipe), train
-        )
+        return RoundOrder(number, plan.rounds, plan.local_epochs, plan.seed, recipe_to_json(plan.recipe), train)
 
     def _messages(self, number: int, arrays: ArrayRecord, train: bool) -> list[Message]:
         order = self._order(number, train)

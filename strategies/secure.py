@@ -7,6 +7,7 @@ the sum over a set of sites, or the reason why there is none.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -17,9 +18,8 @@ from nescient_fl.lesion.network import Weights, weights_sha256
 from nescient_fl.messages import PARTY, RoundOrder, order_json, payload_bytes
 from nescient_fl.mpc.envelope import ReportHeader, SealedReport, copy_for
 from nescient_fl.mpc.errors import MpcError
-from nescient_fl.mpc.party import SumRequest, SumResult
-from nescient_fl.mpc.privacy import PrivacyLedger
 from nescient_fl.mpc.roster import Roster
+from nescient_fl.mpc.sums import SumRequest, SumResult
 from nescient_fl.mpc.terms import Terms, fraction_bits_for
 from nescient_fl.sealed_messages import (
     AGGREGATE,
@@ -42,7 +42,10 @@ from nescient_fl.sealed_vector import (
 )
 from strategies.answers import RoundAborted, RoundResult
 from strategies.averaging import moved_by
-from strategies.exchange import Exchanger, Nodes
+from strategies.exchange import Exchanger, Nodes, failure_reason
+
+if TYPE_CHECKING:
+    from nescient_fl.mpc.privacy import PrivacyLedger  # takes a second to import, and only noise needs it
 
 SESSION_SECONDS = 40.0
 """How long the coordinator waits for the parties; they themselves give up, and say why, within 30 s."""
@@ -74,7 +77,7 @@ class SecurePlan:
     minimum: int
     strict_membership: bool = False
     noise_multiplier: float = 0.0
-    ledger: PrivacyLedger | None = None
+    ledger: "PrivacyLedger | None" = None
 
     @property
     def private(self) -> bool:
@@ -120,9 +123,7 @@ class SecureAggregation:
     def extend(self, content: RecordDict, train: bool, weights: Weights) -> RecordDict:
         """Add run, roster and terms to an order."""
         plan = self._plan
-        return add_secure_order(
-            content, SecureOrder(plan.run, plan.roster.digest, plan.terms(weights, train))
-        )
+        return add_secure_order(content, SecureOrder(plan.run, plan.roster.digest, plan.terms(weights, train)))
 
     def read(self, reply: Message, site: str) -> SealedAnswer | str:
         """Return a site's sealed answer, or in words why it does not count."""
@@ -168,16 +169,11 @@ class SecureAggregation:
             accuracy=None if plan.private else summed.accuracy / summed.weight,
             by_site=[_site_line(name, answers.get(name)) for name in result.sites],
             validation_by_site=[
-                {"site": name, **metrics.validation}
-                for name, metrics in shared.items()
-                if metrics is not None
+                {"site": name, **metrics.validation} for name, metrics in shared.items() if metrics is not None
             ],
             failures=[
                 *({"site": name, "reason": reason} for name, reason in sorted(result.refused.items())),
-                *(
-                    {"site": name, "reason": "its update is beyond the norm bound"}
-                    for name in result.excluded
-                ),
+                *({"site": name, "reason": "its update is beyond the norm bound"} for name in result.excluded),
             ],
             notes={
                 "secure": {
@@ -208,7 +204,7 @@ class SecureAggregation:
         for reply in self._exchange(grid, messages, SESSION_SECONDS):
             name = names[reply.metadata.src_node_id]
             if reply.has_error():
-                problems[name] = reply.error.reason.strip().splitlines()[-1]
+                problems[name] = failure_reason(reply)
             elif refusal := read_refusal(reply.content):
                 problems[name] = refusal[1]
                 retry = retry and refusal[0] in _RETRIED
@@ -231,9 +227,7 @@ def _same(results: list[SumResult], number: int) -> SumResult:
     for other in results[1:]:
         same = other.sites == first.sites and other.excluded == first.excluded
         if not same or not np.array_equal(other.total, first.total):
-            raise UserError(
-                f"round {number}: the parties opened different sums; one of them is not to be trusted"
-            )
+            raise UserError(f"round {number}: the parties opened different sums; one of them is not to be trusted")
     return max(results, key=lambda result: result.seconds)
 
 

@@ -1,16 +1,20 @@
 """The Flower ServerApp of the coordinator."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from nescient_fl.errors import UserError
+from nescient_fl.mpc.errors import MpcError
+from nescient_fl.mpc.vault import Vault
 from nescient_fl.study.run_folder import RunFolder, read_json
 from nescient_fl.study.settings import StudySettings, make_settings
 from strategies.federation import FederatedAveraging, FederationPlan, Watcher
+from strategies.secure import SecurePlan
 
 
 def make_plan(run: Path) -> FederationPlan:
@@ -31,6 +35,34 @@ def make_plan(run: Path) -> FederationPlan:
         needed_sites=settings.needed_sites(sites),
         round_timeout=settings.round_timeout,
         server_momentum=settings.server_momentum,
+        secure=_secure_plan(run, settings, config["secure"]),
+    )
+
+
+def _secure_plan(run: Path, settings: StudySettings, part: Mapping[str, Any] | None) -> SecurePlan | None:
+    if part is None:
+        return None
+    ledger = None
+    if part["noise_multiplier"]:
+        from nescient_fl.mpc.privacy import PrivacyBudget, PrivacyLedger
+
+        assert settings.dp_epsilon is not None
+        assert settings.dp_delta is not None
+        budget = PrivacyBudget(settings.dp_epsilon, settings.dp_delta, part["noise_multiplier"])
+        ledger = PrivacyLedger(RunFolder(run).ledger, budget)
+    try:
+        roster = Vault(Path(part["vault"])).roster()
+    except MpcError as error:
+        raise UserError(f"the run cannot go on: {error}") from None
+    return SecurePlan(
+        run=part["run"],
+        roster=roster,
+        clip=settings.clip,
+        weight_max=part["weight_max"],
+        minimum=part["minimum"],
+        strict_membership=settings.strict_membership,
+        noise_multiplier=part["noise_multiplier"],
+        ledger=ledger,
     )
 
 
@@ -48,9 +80,7 @@ class Printer:
         print(f"round {line['round']}: validation {line['validation']}", flush=True)
 
 
-def make_app(
-    run: Path | None = None, watcher: Watcher | None = None, stop: threading.Event | None = None
-) -> ServerApp:
+def make_app(run: Path | None = None, watcher: Watcher | None = None, stop: threading.Event | None = None) -> ServerApp:
     """Make the app for one run folder; without one, the run configuration's ``run`` names it."""
     app = ServerApp()
 

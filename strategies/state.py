@@ -94,9 +94,7 @@ def load_state(folder: Path) -> FederationState | None:
     best = None
     if values["best"] is not None:
         tallies = groups["best_counts"]
-        counts = ScoreCounts(
-            tallies["positives"].numpy(), tallies["negatives"].numpy(), values["best"]["loss_sum"]
-        )
+        counts = ScoreCounts(tallies["positives"].numpy(), tallies["negatives"].numpy(), values["best"]["loss_sum"])
         best = BestModel(values["best"]["round"], groups["best"], counts)
     return FederationState(
         round=values["round"],

@@ -168,9 +168,7 @@ ARM = {
     "history": [{"round": int, "image_passes": int, "loss": NUMBER, "auroc": NUMBER, "recall": NUMBER}],
     "image_passes": int,
     "seconds": float,
-    "sites": [
-        {"site": str, "images": int, "positives": int, "test": SCORES, "operating_point": OPERATING_POINT}
-    ],
+    "sites": [{"site": str, "images": int, "positives": int, "test": SCORES, "operating_point": OPERATING_POINT}],
 }
 METRICS = {
     "format": int,
@@ -200,9 +198,7 @@ METRICS = {
     },
     "secure": None,
     "encrypted": None,
-    "timing": dict.fromkeys(
-        ("data", "federated", "pooled", "local", "scoring", "total", "first_round"), NUMBER
-    ),
+    "timing": dict.fromkeys(("data", "federated", "pooled", "local", "scoring", "total", "first_round"), NUMBER),
     "machine": {"platform": str, "cpus": int, "device": str, "python": str, "torch": str},
 }
 """metrics.json as docs/design.md has it."""

@@ -189,9 +189,7 @@ def test_an_output_folder_that_cannot_be_made(command: Run) -> None:
     assert_one_line(command("--out", "/proc/nowhere/run"), "/proc/nowhere/run", "--out")
 
 
-def test_a_full_output_folder(
-    command: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, toy_dataset: Path
-) -> None:
+def test_a_full_output_folder(command: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, toy_dataset: Path) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -251,9 +249,7 @@ def test_resuming_what_is_no_run(command: Run, tmp_path: Path) -> None:
     assert_one_line(command("--resume", "begun"), "no run")
 
 
-@pytest.mark.parametrize(
-    "text", ["{", "{}", "[]", '{"settings": 3}', '{"settings": {"rounds": "x"}}', "\xff"]
-)
+@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"settings": 3}', '{"settings": {"rounds": "x"}}', "\xff"])
 def test_resuming_with_damaged_settings(command: Run, tmp_path: Path, text: str) -> None:
     run = begun(tmp_path)
     (run / "config.json").write_bytes(text.encode("latin-1"))
@@ -279,9 +275,7 @@ def test_resuming_a_run_that_another_process_works_on(command: Run, tmp_path: Pa
         (PermissionError(errno.EACCES, "denied", "/data/x.csv"), 2, "/data/x.csv: Permission denied"),
     ],
 )
-def test_what_a_command_raises_becomes_one_line(
-    command: Run, raised: BaseException, status: int, words: str
-) -> None:
+def test_what_a_command_raises_becomes_one_line(command: Run, raised: BaseException, status: int, words: str) -> None:
     def fail() -> None:
         raise raised
 

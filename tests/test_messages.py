@@ -67,9 +67,7 @@ def test_an_order_comes_out_as_it_went_in(order: RoundOrder) -> None:
 )
 def test_a_report_comes_out_as_it_went_in(report: SiteReport, seed: int, trained: bool) -> None:
     generator = np.random.default_rng(seed)
-    counts = ScoreCounts(
-        generator.integers(0, 2**40, BINS), generator.integers(0, 9, BINS), float(generator.random())
-    )
+    counts = ScoreCounts(generator.integers(0, 2**40, BINS), generator.integers(0, 9, BINS), float(generator.random()))
     update = WEIGHTS if trained else None
     found, found_counts, found_update = read_report(report_content(report, counts, update))
     assert found == report

@@ -148,8 +148,7 @@ def golden_part(metrics: dict[str, Any]) -> dict[str, Any]:
     return {
         "data": metrics["data"],
         "sites": [
-            {key: site[key] for key in ("name", "images", "patients")}
-            for site in metrics["federation"]["sites"]
+            {key: site[key] for key in ("name", "images", "patients")} for site in metrics["federation"]["sites"]
         ],
         "bytes_up_per_site_round": metrics["federation"]["bytes_up_per_site_round"],
         "arms": {
@@ -169,9 +168,7 @@ TOLERANCES = {"brier": 0.01, "auroc": 0.05, "auprc": 0.05, "loss": 0.02}
 of rounding may turn several of a few dozen images."""
 
 
-def test_the_figures_are_those_of_the_golden_file(
-    metrics: dict[str, Any], request: pytest.FixtureRequest
-) -> None:
+def test_the_figures_are_those_of_the_golden_file(metrics: dict[str, Any], request: pytest.FixtureRequest) -> None:
     found = golden_part(metrics)
     if request.config.getoption("--renew-golden"):
         GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
@@ -187,9 +184,9 @@ def test_the_figures_are_those_of_the_golden_file(
                 found["arms"][name][figure], arm[figure], atol=TOLERANCES[figure], err_msg=f"{name}: {hint}"
             )
         for figure, value in arm["test"].items():
-            assert found["arms"][name]["test"][figure] == pytest.approx(
-                value, abs=TOLERANCES.get(figure, 0.25)
-            ), f"{name} {figure}: {hint}"
+            assert found["arms"][name]["test"][figure] == pytest.approx(value, abs=TOLERANCES.get(figure, 0.25)), (
+                f"{name} {figure}: {hint}"
+            )
 
 
 def test_the_same_seed_gives_the_same_model(place: Path, run: Path) -> None:

@@ -44,9 +44,7 @@ def write_toy_dataset(folder: Path, patients: int = 90, seed: int = 0) -> Path:
         path.parent.mkdir(parents=True)
         Image.fromarray(toy_picture(positive, generator)).save(path, quality=95)
         view, sex = ("AP", "PA")[number % 3 == 0], ("Female", "Male")[number % 5 == 0]
-        rows.append(
-            (f"CheXpert-v1.0-small/{inside}", sex, 40 + number % 40, "Frontal", view, float(positive), "")
-        )
+        rows.append((f"CheXpert-v1.0-small/{inside}", sex, 40 + number % 40, "Frontal", view, float(positive), ""))
     write_table(folder, rows)
     return folder
 

@@ -98,9 +98,7 @@ def train_alone(job: AloneJob, report: Report) -> AloneResult:
     return state
 
 
-def _advance(
-    state: AloneResult | None, line: dict[str, Any], counts: ScoreCounts, weights: Weights
-) -> AloneResult:
+def _advance(state: AloneResult | None, line: dict[str, Any], counts: ScoreCounts, weights: Weights) -> AloneResult:
     history = [*(state.history if state else []), line]
     if state is None or counts.better_than(state.counts):
         return AloneResult(weights, weights, line["round"], counts, history)

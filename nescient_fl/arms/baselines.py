@@ -38,13 +38,9 @@ def train_baselines(
     context = multiprocessing.get_context("spawn")
     lines: Queue[tuple[str, dict[str, Any]]] = context.Queue()
     workers = max(1, min(workers, len(ordered)))
-    pool = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start_worker, initargs=(lines, os.getpid())
-    )
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(lines, os.getpid()))
     try:
-        futures: dict[str, Future[AloneResult]] = {
-            job.name: pool.submit(_run, _packed(job)) for job in ordered
-        }
+        futures: dict[str, Future[AloneResult]] = {job.name: pool.submit(_run, _packed(job)) for job in ordered}
         waiting = set(futures.values())
         while waiting:
             if stop.is_set():

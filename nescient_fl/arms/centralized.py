@@ -73,9 +73,7 @@ def run_centralized(
     write_json(run.metrics, metrics)
     save_checkpoint(run.model, {"model": result.last}, {"sha256": metrics["model_sha256"]})
     test = metrics["validation"]
-    print(
-        f"Recall: {test['recall']['value']:.3f}, precision: {_text(test['precision']['value'])}", flush=True
-    )
+    print(f"Recall: {test['recall']['value']:.3f}, precision: {_text(test['precision']['value'])}", flush=True)
     if data.synthetic:
         print("These radiographs are synthetic: the figures say nothing about patients.")
     return metrics
@@ -123,9 +121,7 @@ def _text(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _open(
-    options: Mapping[str, Any], out: Path | None, resume: Path | None
-) -> tuple[StudySettings, RunFolder]:
+def _open(options: Mapping[str, Any], out: Path | None, resume: Path | None) -> tuple[StudySettings, RunFolder]:
     if resume is not None:
         if out is not None:
             raise UserError("--resume goes on in the folder of the run itself: leave --out away")

@@ -24,6 +24,7 @@ from nescient_fl.arms.gallery import choose_gallery
 from nescient_fl.arms.histories import alone_history, federated_history
 from nescient_fl.arms.ray_engine import RayEngine
 from nescient_fl.arms.scoring import ArmModel, ArmRun, Scorer
+from nescient_fl.arms.secrecy import describe_secure, forget_keys, secure_part
 from nescient_fl.arms.watching import StudyWatcher
 from nescient_fl.errors import UserError
 from nescient_fl.lesion.network import weights_sha256
@@ -48,9 +49,7 @@ class _Clock:
         self.parts[part] = round(time.monotonic() - since, 3)
 
 
-def conduct(
-    settings: StudySettings, run: RunFolder, watcher: StudyWatcher, stop: threading.Event
-) -> dict[str, Any]:
+def conduct(settings: StudySettings, run: RunFolder, watcher: StudyWatcher, stop: threading.Event) -> dict[str, Any]:
     """Conduct a study in a run folder, from wherever an earlier attempt left off.
 
     Returns what was written to metrics.json. Raises UserError for data or settings that cannot be, or too few
@@ -73,7 +72,8 @@ def conduct(
         clock.lap("data", since)
         if engine is not None:
             since = time.monotonic()
-            engine.run(run.path, len(data.sites), _FirstRound(watcher, clock), stop)
+            helpers = 0 if settings.aggregation == "plain" else settings.parties + 1
+            engine.run(run.path, len(data.sites), _FirstRound(watcher, clock), stop, helpers)
             clock.lap("federated", since)
     finally:
         if engine is not None:
@@ -86,11 +86,13 @@ def conduct(
     scorer = Scorer(data, settings.resolved_recipe(), device, settings.seed, settings.target_recall)
     federated, state = _federated_model(run, data)
     metrics = _score(settings, data, run, scorer, federated, state, results, clock)
+    metrics["secure"] = describe_secure(settings, data, run, device)
     clock.lap("scoring", since)
     clock.lap("total", clock.started)
     metrics["timing"] = clock.parts
     write_json(run.metrics, metrics)
     write_report(run.path, choose_gallery(data, scorer, federated))
+    forget_keys(run)
     return metrics
 
 
@@ -135,9 +137,7 @@ def _write_begin(run: RunFolder, settings: StudySettings, data: StudyData, devic
     if run.partition.exists():
         saved = read_json(run.config)
         if saved.get("cache_key") != data.cache.key:
-            raise UserError(
-                f"the radiographs are no longer those that {run.path} was begun with: start a new run"
-            )
+            raise UserError(f"the radiographs are no longer those that {run.path} was begun with: start a new run")
     cohort = data.table.drop(columns=["site", "split"])
     write_table(run.cohort, cohort)
     partition = data.table[["source", "image", "patient", "site", "split", "target"]]
@@ -149,6 +149,7 @@ def _write_begin(run: RunFolder, settings: StudySettings, data: StudyData, devic
             "partition": data.partition,
             "settings": settings.as_dict(),
             "sites": data.sites,
+            "secure": secure_part(settings, data, run),
             "cache": str(data.cache.directory),
             "cache_key": data.cache.key,
             "device_used": device.type,

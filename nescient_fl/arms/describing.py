@@ -68,7 +68,7 @@ def describe_federation(
     """Return the ``federation`` part of metrics.json from the finished rounds' lines."""
     assert state.best is not None
     trained = [line for line in lines if line["round"] > 0]
-    uploads = [site["bytes_up"] for line in trained for site in line["by_site"]]
+    uploads = [site["bytes_up"] for line in trained for site in line["by_site"] if site["bytes_up"] is not None]
     patients = data.table.groupby("site")["patient"].nunique()
     images = data.table.groupby("site").size()
     return {
@@ -76,7 +76,7 @@ def describe_federation(
         "rounds": settings.rounds,
         "local_epochs": settings.local_epochs,
         "engine": "ray",
-        "aggregation": "plain",
+        "aggregation": settings.aggregation,
         "server_momentum": settings.server_momentum,
         "model_sha256": weights_sha256(state.best.weights),
         "best_round": state.best.round,

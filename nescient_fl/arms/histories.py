@@ -12,7 +12,7 @@ def federated_history(lines: Sequence[Mapping[str, Any]]) -> History:
     """Turn rounds.jsonl into a history; image passes add up what the sites that answered trained on."""
     passes, history = 0, []
     for line in lines:
-        passes += sum(site["images"] for site in line.get("by_site", [])) * line.get("local_epochs", 1)
+        passes += line.get("images", 0) * line.get("local_epochs", 1)
         history.append(
             {
                 "round": line["round"],

@@ -65,8 +65,10 @@ class RayEngine:
         self._closing.wait()
         ray.shutdown()
 
-    def run(self, run: Path, sites: int, watcher: Watcher, stop: threading.Event) -> None:
+    def run(self, run: Path, sites: int, watcher: Watcher, stop: threading.Event, helpers: int = 0) -> None:
         """Run the federation of a run folder to its last round.
+
+        ``helpers`` counts the nodes beside the sites, compute parties and dealer, which work all at once.
 
         Raises what the coordinator raised: UserError when too few sites answer, Stopped when ``stop`` is set.
         """
@@ -82,16 +84,17 @@ class RayEngine:
         run_simulation(
             server_app=server.make_app(run, watcher, stop),
             client_app=client.make_app(str(run)),
-            num_supernodes=sites,
-            backend_config={"client_resources": self._resources(sites)},
+            num_supernodes=sites + helpers,
+            backend_config={"client_resources": self._resources(sites, helpers)},
         )
 
-    def _resources(self, sites: int) -> dict[str, Any]:
+    def _resources(self, sites: int, helpers: int) -> dict[str, Any]:
         if self._device.type != "cuda":
-            return {"num_cpus": self._cpus / workers_for(sites, self._cpus), "num_gpus": 0.0}
+            workers = max(workers_for(sites, self._cpus), helpers)
+            return {"num_cpus": self._cpus / workers, "num_gpus": 0.0}
         gpus = max(torch.cuda.device_count(), 1)
-        side_by_side = max(1, min(sites, self._cpus, 4 * gpus))
-        return {"num_cpus": 1, "num_gpus": gpus / side_by_side}
+        side_by_side = max(1, helpers, min(sites, self._cpus, 4 * gpus))
+        return {"num_cpus": min(1.0, self._cpus / side_by_side), "num_gpus": gpus / side_by_side}
 
     def close(self) -> None:
         """Stop Ray and every process it started."""

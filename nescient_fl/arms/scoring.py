@@ -56,9 +56,7 @@ class ArmRun:
 class Scorer:
     """Scores models on a study's held-out patients, each model once."""
 
-    def __init__(
-        self, data: StudyData, recipe: Recipe, device: torch.device, seed: int, target_recall: float
-    ) -> None:
+    def __init__(self, data: StudyData, recipe: Recipe, device: torch.device, seed: int, target_recall: float) -> None:
         self._examples = data.examples("test")
         self.device = device
         self._recipe, self._seed = recipe, seed
@@ -115,11 +113,7 @@ class Scorer:
             "history": run.history,
             "image_passes": run.image_passes,
             "seconds": round(run.seconds, 3),
-            "sites": [
-                self._site(site, p, model, threshold)
-                for model, p, threshold in pooled
-                for site in model.sites
-            ],
+            "sites": [self._site(site, p, model, threshold) for model, p, threshold in pooled for site in model.sites],
         }
 
     def _scores(self, scores: Sequence[Floats], thresholds: Sequence[float], held_out: HeldOut) -> Any:
@@ -127,9 +121,7 @@ class Scorer:
         generator = numpy_generator(self._seed, "bootstrap", len(held_out.targets))
         return score_models(scores, thresholds, held_out, generator)
 
-    def _operating(
-        self, scores: Sequence[Floats], thresholds: Sequence[float], held_out: HeldOut
-    ) -> dict[str, Any]:
+    def _operating(self, scores: Sequence[Floats], thresholds: Sequence[float], held_out: HeldOut) -> dict[str, Any]:
         figures = self._scores(scores, thresholds, held_out)
         return {name: figures[name] for name in _OPERATING}
 

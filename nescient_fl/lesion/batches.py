@@ -141,9 +141,7 @@ class DeviceBatcher:
         from_row = torch.arange(height, device=self._device) - down.view(-1, 1)
         from_column = torch.arange(width, device=self._device) - right.view(-1, 1)
         batch = torch.arange(len(images), device=self._device).view(-1, 1, 1)
-        moved = images[
-            batch, from_row.clamp(0, height - 1).unsqueeze(2), from_column.clamp(0, width - 1).unsqueeze(1)
-        ]
+        moved = images[batch, from_row.clamp(0, height - 1).unsqueeze(2), from_column.clamp(0, width - 1).unsqueeze(1)]
         inside = ((from_row >= 0) & (from_row < height)).unsqueeze(2) & (
             (from_column >= 0) & (from_column < width)
         ).unsqueeze(1)

@@ -96,9 +96,7 @@ def score_models(
         return {name: {"value": None, "low": None, "high": None} for name in FIGURES}
     points = [figures(p, held_out.targets, t) for p, t in zip(models, thresholds, strict=True)]
     weights = held_out.resample(generator, resamples)
-    draws = [
-        weighted_figures(p, held_out.targets, t, weights) for p, t in zip(models, thresholds, strict=True)
-    ]
+    draws = [weighted_figures(p, held_out.targets, t, weights) for p, t in zip(models, thresholds, strict=True)]
     scores: Scores = {}
     for name in FIGURES:
         defined = [index for index, point in enumerate(points) if point[name] is not None]

@@ -79,9 +79,7 @@ def train_epoch(
     return EpochResult(float(loss_sum) / images, float(correct) / images, len(rows))
 
 
-def predict_logits(
-    network: nn.Module, examples: Examples, recipe: Recipe, device: torch.device
-) -> NDArray[np.float64]:
+def predict_logits(network: nn.Module, examples: Examples, recipe: Recipe, device: torch.device) -> NDArray[np.float64]:
     """Score every example once, in row order, without augmentation. Returns float64 [n] logits."""
     batcher = make_batcher(examples, recipe, device, _SCORING_BATCH)
     return predict_rows(network, batcher, examples.rows)
@@ -102,9 +100,7 @@ def predict_rows(network: nn.Module, batcher: Batcher, rows: NDArray[np.int64]) 
 def _proximal_term(network: nn.Module, recipe: Recipe, anchor: Mapping[str, Tensor] | None) -> Tensor:
     if anchor is None:
         raise ValueError("a recipe with a proximal term needs the global weights as anchor")
-    distances = [
-        (value - anchor[name].to(value.device)).square().sum() for name, value in network.named_parameters()
-    ]
+    distances = [(value - anchor[name].to(value.device)).square().sum() for name, value in network.named_parameters()]
     return recipe.proximal / 2 * torch.stack(distances).sum()
 
 

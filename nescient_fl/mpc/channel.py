@@ -212,9 +212,7 @@ def _context(keys: MemberKeys, expected: Sequence[Member], protocol: int) -> ssl
     return context
 
 
-def _secured(
-    plain: socket.socket, context: ssl.SSLContext, expected: Sequence[Member], deadline: Deadline
-) -> Channel:
+def _secured(plain: socket.socket, context: ssl.SSLContext, expected: Sequence[Member], deadline: Deadline) -> Channel:
     if plain.family != socket.AF_UNIX:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     plain.settimeout(max(deadline.left(), 0.001))

@@ -36,7 +36,7 @@ def in_range(rank: int, shares: _Words, bits: NDArray[np.int64], material: Mater
     low = opened - (np.int64(1) << bits) + np.int64(1)
     ordered = pack((low.view(np.uint64) <= opened.view(np.uint64)).astype(np.uint8))
     beyond = _beyond(rank, planes, bit_planes(low), bit_planes(opened))
-    answer = beyond[0] ^ beyond[1]
+    answer: _Words = beyond[0] ^ beyond[1]
     return answer ^ ordered if rank == 0 else answer
 
 
@@ -46,7 +46,8 @@ def all_of(words: _Words) -> _Words:
         half = len(words) // 2
         products = _and(words[:half], words[half : 2 * half])
         words = np.concatenate([products, words[2 * half :]])
-    return words[0]
+    product: _Words = words[0]
+    return product
 
 
 def open_bits(words: _Words) -> _Words:
@@ -69,11 +70,10 @@ def _beyond(rank: int, planes: _Words, low: _Words, high: _Words) -> _Words:
     propagate = np.stack([agree_low, agree_high], axis=1)
     for _ in range(_LEVELS):
         lower, upper = slice(0, None, 2), slice(1, None, 2)
-        products = _and(
-            np.stack([propagate[upper], propagate[upper]]), np.stack([generate[lower], propagate[lower]])
-        )
+        products = _and(np.stack([propagate[upper], propagate[upper]]), np.stack([generate[lower], propagate[lower]]))
         generate, propagate = generate[upper] ^ products[0], products[1]
-    return generate[0]
+    decided: _Words = generate[0]
+    return decided
 
 
 def _and(left: _Words, right: _Words) -> _Words:

@@ -93,9 +93,7 @@ class SessionCommunicator(Communicator):  # type: ignore[misc]
 
     def all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         """Return everybody's tensor by rank; all have one shape."""
-        return [
-            torch.from_numpy(words.copy()).view(tensor.shape) for words in self._gather_words([tensor])
-        ]
+        return [torch.from_numpy(words.copy()).view(tensor.shape) for words in self._gather_words([tensor])]
 
     def broadcast(self, input: torch.Tensor, src: int, batched: bool = False) -> torch.Tensor:
         """Give everybody the tensor of rank ``src``, in place."""
@@ -200,14 +198,16 @@ def _ring_element(size: Any, ring_size: int = 2**64, generator: Any = None, **kw
     stream = _party().stream("local") if generator is None else generator
     if not isinstance(stream, SecretStream):
         raise NotImplementedError("randomness from a generator of torch")
-    return stream.fill(torch.empty(tuple(size) if not isinstance(size, int) else (size,), dtype=torch.int64))
+    shape = (size,) if isinstance(size, int) else tuple(size)
+    return stream.fill(torch.empty(shape, dtype=torch.int64))
 
 
 def _kbit_tensor(size: Any, bitlength: int | None = None, generator: Any = None, **kwargs: Any) -> torch.Tensor:
     words = _ring_element(size, generator=generator, **kwargs)
     if bitlength is None or bitlength == 64:
         return words
-    return words & (2**bitlength - 1)
+    masked: torch.Tensor = words & (2**bitlength - 1)
+    return masked
 
 
 class _Streams:

@@ -23,7 +23,7 @@ class DealerSummary:
 
 
 def serve_session(
-    keys: MemberKeys, roster: Roster, session_id: bytes, timeout: float = 8.0, deadline: float = 25.0
+    keys: MemberKeys, roster: Roster, session_id: bytes, timeout: float = 10.0, deadline: float = 28.0
 ) -> DealerSummary:
     """Serve one session: wait for every party, hear the same request from all, give each its part.
 
@@ -53,9 +53,7 @@ def serve_session(
         listener.close()
         for channel in channels.values():
             channel.close()
-    return DealerSummary(
-        sum(channel.bytes_sent for channel in channels.values()), time.monotonic() - started
-    )
+    return DealerSummary(sum(channel.bytes_sent for channel in channels.values()), time.monotonic() - started)
 
 
 def _serve(channels: dict[str, Channel], roster: Roster, limit: Deadline) -> None:

@@ -150,9 +150,7 @@ def verify_copy(copy: PartyCopy, roster: Roster, rank: int) -> ReportHeader:
     return header
 
 
-def open_copy(
-    copy: PartyCopy, header: ReportHeader, keys: MemberKeys, rank: int, dimension: int
-) -> NDArray[np.int64]:
+def open_copy(copy: PartyCopy, header: ReportHeader, keys: MemberKeys, rank: int, dimension: int) -> NDArray[np.int64]:
     """Open a verified copy: this party's share of the report, int64 [dimension].
 
     Raises SealError when the envelope was sealed to somebody else or for another header, or holds no share of

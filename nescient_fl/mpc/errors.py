@@ -61,7 +61,7 @@ class MaterialError(MpcError):
     """Correlated randomness that is short, damaged, or was used before."""
 
 
-class SessionAborted(MpcError):  # noqa: N818 - it tells what happened, like Stopped does
+class SessionAborted(MpcError):
     """A session between parties that ended early; ``lost`` names who is to blame, where that is known."""
 
     def __init__(self, reason: str, lost: str | None = None) -> None:

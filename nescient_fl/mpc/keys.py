@@ -163,5 +163,3 @@ def _load(path: Path) -> Any:
         return load_pem_private_key(_read(path), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise KeyFileError(f"{path} is damaged") from None
-
-

@@ -174,10 +174,7 @@ class Material(TupleProvider):  # type: ignore[misc]
         start, self._ands = self._ands, self._ands + count
         pieces = self._checked(self._ands, self._request.ands)
         found = [words[start : start + count] for words in (pieces.left, pieces.right, pieces.products)]
-        a, b, c = (
-            BinarySharedTensor.from_shares(torch.from_numpy(words.copy()).view(tuple(size0)))
-            for words in found
-        )
+        a, b, c = (BinarySharedTensor.from_shares(torch.from_numpy(words.copy()).view(tuple(size0))) for words in found)
         return a, b, c
 
     def _checked(self, used: int, there: int) -> _Pieces:

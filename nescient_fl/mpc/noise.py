@@ -46,7 +46,8 @@ def _discrete_laplace(stream: SecretStream, scale: int, tries: int) -> _Words:
     # Zero has two signs; one of them is thrown away.
     once = ~(negative & (magnitude == 0))
     signed = np.where(negative, -magnitude, magnitude)[once]
-    return signed.astype(np.int64)
+    words: _Words = signed.astype(np.int64)
+    return words
 
 
 def _geometric(stream: SecretStream, count: int) -> _Words:

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nescient_fl.mpc.comparison import ANDS_PER_WORD, all_of, in_range, open_bits
 from nescient_fl.mpc.bit_slices import unpack
+from nescient_fl.mpc.comparison import ANDS_PER_WORD, all_of, in_range, open_bits
 from nescient_fl.mpc.crypten_bridge import Exchange
 from nescient_fl.mpc.errors import BoundError, SessionAborted
 from nescient_fl.mpc.material import Material, MaterialRequest
@@ -80,9 +80,7 @@ def material_for(reports: int) -> MaterialRequest:
     )
 
 
-def check_norms(
-    session: Exchange, shares: _Words, bound: NormBound, material: Material
-) -> NDArray[np.bool_]:
+def check_norms(session: Exchange, shares: _Words, bound: NormBound, material: Material) -> NDArray[np.bool_]:
     """Check shared reports int64 [n, L]; call it alike at every party, inside ``crypten_party``.
 
     Returns bool [n], the same everywhere. The material must be that of ``material_for(n)``.
@@ -172,9 +170,7 @@ def _squared_norm(rank: int, vectors: _Words, material: Material) -> _Words:
     return squared + np.einsum("nm,nm->n", opened, opened) if rank == 0 else squared
 
 
-def _all_in_range(
-    rank: int, values: _Words, bits: Sequence[int], material: Material
-) -> NDArray[np.uint8]:
+def _all_in_range(rank: int, values: _Words, bits: Sequence[int], material: Material) -> NDArray[np.uint8]:
     """Return, for shared values int64 [checks, n], whether all of a column are in range: uint8 [n or more]."""
     checks, count = values.shape
     padded = np.zeros((checks, -(-count // 64) * 64), np.int64)

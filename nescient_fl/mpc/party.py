@@ -21,7 +21,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -47,9 +47,8 @@ from nescient_fl.mpc.norm_check import NormBound, check_norms, material_for
 from nescient_fl.mpc.party_store import PartyStore, StoredSum
 from nescient_fl.mpc.randomness import fresh_stream
 from nescient_fl.mpc.roster import Roster
-from nescient_fl.mpc.terms import Terms, binding
-
-PROTOCOL = 1
+from nescient_fl.mpc.sums import PROTOCOL, SumRequest, SumResult
+from nescient_fl.mpc.terms import Terms
 
 
 class PartySession(Protocol):
@@ -64,52 +63,6 @@ class PartySession(Protocol):
 
 
 OpenSession = Callable[[], AbstractContextManager[PartySession]]
-
-
-@dataclass(frozen=True)
-class SumRequest:
-    """What the relay asks of every party, none of it trusted: reports must be bound to the same.
-
-    Attributes:
-        run, round: which round of which run.
-        model: SHA-256 of the global model's weights, in hex.
-        order: the round's order to the sites, as bytes.
-        terms: the terms that the sites were told too.
-        session: 32 bytes, in hex, that name this attempt.
-    """
-
-    run: str
-    round: int
-    model: str
-    order: bytes
-    terms: Terms
-    session: str
-
-    @property
-    def binding(self) -> str:
-        return binding(self.model, self.order, self.terms)
-
-
-@dataclass(frozen=True)
-class SumResult:
-    """What a party answers, the same at every party but for seconds and bytes.
-
-    Attributes:
-        total: the opened sum, int64 [dimension], noise included.
-        sites: whose reports are in it, in name order.
-        excluded: whose reports the norm check left out.
-        refused: reasons by site, for reports that never came into the set.
-        seconds: what the party worked and waited; bytes: what it sent to parties and dealer.
-        stored: whether the sum had been opened or committed to before.
-    """
-
-    total: NDArray[np.int64]
-    sites: tuple[str, ...]
-    excluded: tuple[str, ...]
-    refused: Mapping[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
-    bytes: int = 0
-    stored: bool = False
 
 
 @dataclass(frozen=True)
@@ -302,9 +255,7 @@ def _check_membership(chosen: set[str], store: PartyStore, minimum: int) -> None
         )
 
 
-def _sum(
-    request: SumRequest, chosen: Mapping[str, _Report], minimum: int, session: PartySession
-) -> StoredSum:
+def _sum(request: SumRequest, chosen: Mapping[str, _Report], minimum: int, session: PartySession) -> StoredSum:
     terms = request.terms
     names = list(chosen)
     shares = np.stack([chosen[name].share for name in names])

@@ -107,9 +107,7 @@ class PartyStore:
 
     def opened(self, model: str, total: NDArray[np.int64]) -> None:
         """Note the opened sum of a model that was committed to."""
-        self._database.execute(
-            "UPDATE sums SET opened = ? WHERE model = ?", (total.astype("<i8").tobytes(), model)
-        )
+        self._database.execute("UPDATE sums SET opened = ? WHERE model = ?", (total.astype("<i8").tobytes(), model))
 
 
 def _stored(row: tuple[str, str, str, str, str, bytes, bytes | None]) -> StoredSum:

@@ -18,7 +18,7 @@ from nescient_fl.errors import UserError
 _LARGEST_MULTIPLIER = 1e6
 
 
-class BudgetSpent(UserError):  # noqa: N818 - it tells what happened, like Stopped does
+class BudgetSpent(UserError):
     """The next sum would cost more than the study's epsilon."""
 
 

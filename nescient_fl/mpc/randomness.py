@@ -65,7 +65,7 @@ class SecretStream:
     def take_int64(self, *shape: int) -> NDArray[np.int64]:
         """Return the next words, uniform in Z/2^64, int64 of the shape."""
         words = np.empty(shape, np.dtype("<i8"))
-        self.take_into(memoryview(words.reshape(-1)).cast("B"))
+        self.take_into(words.reshape(-1).view(np.uint8).data)
         return words.astype(np.int64, copy=False)
 
     def fill(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -73,7 +73,7 @@ class SecretStream:
         if tensor.dtype != torch.int64 or not tensor.is_contiguous() or tensor.device.type != "cpu":
             raise ValueError("a secret stream fills contiguous int64 tensors in main memory")
         if tensor.numel():
-            self.take_into(memoryview(tensor.view(-1).numpy()).cast("B"))
+            self.take_into(tensor.view(-1).numpy().view(np.uint8).data)
         return tensor
 
     def take_bits(self, count: int) -> NDArray[np.uint8]:

@@ -39,8 +39,8 @@ class Session:
         keys: MemberKeys,
         roster: Roster,
         session_id: bytes,
-        timeout: float = 8.0,
-        deadline: float = 25.0,
+        timeout: float = 10.0,
+        deadline: float = 28.0,
     ) -> None:
         if len(session_id) != SESSION_ID_BYTES:
             raise SessionAborted(f"a session's name has {SESSION_ID_BYTES} bytes")
@@ -192,5 +192,3 @@ def answer_hello(channel: Channel, own: bytes, deadline: Deadline) -> bool:
 def _told(error: BaseException) -> str:
     """What others hear of an error: a reason in our own words, else only its kind."""
     return str(error) if isinstance(error, SessionAborted) else type(error).__name__
-
-

@@ -74,9 +74,8 @@ class Terms:
             if set(values) != set(known):
                 raise ValueError("its fields are not those of this version")
             for name, value in values.items():
-                wanted = known[name]
-                if type(value) is not wanted:
-                    raise ValueError(f"{name} is not of type {wanted.__name__ if wanted else '?'}")
+                if type(value) is not known[name]:
+                    raise ValueError(f"{name} is of another type")
         except (ValueError, TypeError) as error:
             raise HeaderError(f"the terms of a round cannot be read: {error}") from None
         return cls(**values)
@@ -92,9 +91,7 @@ def fraction_bits_for(clip: float, weight_max: int) -> int:
         bits -= 1
     if bits < _FEWEST_FRACTION_BITS:
         most = _LARGEST_UPDATE / 2**_FEWEST_FRACTION_BITS / weight_max
-        raise BoundError(
-            f"a clip of {clip:g} is too large for sites of {weight_max} images: {most:g} at most"
-        )
+        raise BoundError(f"a clip of {clip:g} is too large for sites of {weight_max} images: {most:g} at most")
     return bits
 
 

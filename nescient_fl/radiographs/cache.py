@@ -187,9 +187,7 @@ def open_cache(directory: Path) -> PixelCache:
         for name, size in record["bytes"].items():
             found = (directory / name).stat().st_size
             if found != size:
-                raise UserError(
-                    f"{directory / name} has {found} bytes of {size}; delete {directory}, prepare again"
-                )
+                raise UserError(f"{directory / name} has {found} bytes of {size}; delete {directory}, prepare again")
         pixels = np.load(directory / "pixels.npy", mmap_mode="r", allow_pickle=False)
         table = pd.read_csv(
             directory / "table.csv",
@@ -199,9 +197,7 @@ def open_cache(directory: Path) -> PixelCache:
         )
         shape = (int(record["images"]), *FRAME)
         if pixels.shape != shape or pixels.dtype != np.uint8 or len(table) != shape[0]:
-            raise UserError(
-                f"{directory} is damaged: its array, table and record disagree; delete it, prepare again"
-            )
+            raise UserError(f"{directory} is damaged: its array, table and record disagree; delete it, prepare again")
         return PixelCache(
             directory,
             str(record["key"]),
@@ -331,9 +327,7 @@ def _write_record(building: Path, plan: _Plan, rows: _Lines, rejected: _Lines) -
     """Write table.csv and, last, cache.json, and push all to the disk."""
     columns = ["source", "image", "sha256", "mean", "std"]
     with (building / "table.csv").open("w", encoding="utf-8", newline="") as text:
-        pd.DataFrame(rows, columns=columns).to_csv(
-            text, index=False, float_format="%.9g", lineterminator="\n"
-        )
+        pd.DataFrame(rows, columns=columns).to_csv(text, index=False, float_format="%.9g", lineterminator="\n")
         sync(text)
     sizes = {name: (building / name).stat().st_size for name in ("pixels.npy", "table.csv")}
     record = {

@@ -115,9 +115,7 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def in_order(
-    pool: Executor, function: Callable[[_In], _Out], tasks: Iterable[_In], window: int
-) -> Iterator[_Out]:
+def in_order(pool: Executor, function: Callable[[_In], _Out], tasks: Iterable[_In], window: int) -> Iterator[_Out]:
     """Yield ``function(task)`` for each task in order, with at most ``window`` results made ahead."""
     waiting: deque[Future[_Out]] = deque()
     try:

@@ -43,15 +43,11 @@ class CohortRule:
             choices = ", ".join(get_args(Uncertain))
             raise UserError(f"--uncertain {self.uncertain} is unknown; choose one of {choices}")
         if not isfinite(self.balance) or self.balance < 0:
-            raise UserError(
-                f"--balance {self.balance} must be a number of negatives for each positive, 0 or more"
-            )
+            raise UserError(f"--balance {self.balance} must be a number of negatives for each positive, 0 or more")
         if self.rule == "paper" and self.uncertain == "positive":
             raise UserError("--cohort paper takes uncertain images for negatives; leave --uncertain out")
         if self.rule == "paper" and self.balance != 1.0:
-            raise UserError(
-                "--cohort paper balances its classes; leave --balance out or use --cohort corrected"
-            )
+            raise UserError("--cohort paper balances its classes; leave --balance out or use --cohort corrected")
 
 
 @dataclass(frozen=True)

@@ -89,9 +89,7 @@ def read_bytes(path: Path) -> bytes:
             raise
         if isinstance(error, FileNotFoundError):
             raise BadRadiograph(path, "no such file") from error
-        raise BadRadiograph(
-            path, f"cannot be read ({(error.strerror or 'unknown reason').lower()})"
-        ) from error
+        raise BadRadiograph(path, f"cannot be read ({(error.strerror or 'unknown reason').lower()})") from error
 
 
 def decode_radiograph(data: bytes, path: Path) -> Pixels:
@@ -190,9 +188,7 @@ def _paper(pixels: Pixels) -> Framed:
         wanted = min(columns, max(1, round((width - excess) * rows / height)))
         fitted = _resize(pixels, rows, wanted, box)
     left, right = _halves(columns - fitted.shape[1])
-    return Framed(
-        np.pad(fitted, ((0, 0), (left, right)), mode="edge"), slice(0, rows), slice(left, columns - right)
-    )
+    return Framed(np.pad(fitted, ((0, 0), (left, right)), mode="edge"), slice(0, rows), slice(left, columns - right))
 
 
 def _upright(pixels: Pixels) -> Framed:

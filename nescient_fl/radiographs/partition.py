@@ -208,9 +208,7 @@ def _grouped(
     sizes = np.array([int((group == name).sum()) for name in groups])
     for name, size in zip(groups, sizes, strict=True):
         if size == 0:
-            raise UserError(
-                f"no patient of the cohort is mostly {name} ({_MEANING[name]}); use another --partition"
-            )
+            raise UserError(f"no patient of the cohort is mostly {name} ({_MEANING[name]}); use another --partition")
     counts = np.ones(len(groups), dtype=np.int64)
     while counts.sum() < rule.clients:
         counts[int(np.argmax(sizes / (counts + 1)))] += 1
@@ -281,9 +279,7 @@ def _enough(patients: pd.DataFrame, sites: "pd.Series[str]", rule: PartitionRule
 def _check_minimum(patients: pd.DataFrame, sites: "pd.Series[str]", rule: PartitionRule) -> None:
     counts = _site_counts(patients, sites)
     if len(counts) < rule.clients:
-        raise UserError(
-            f"{rule.clients - len(counts)} of the sites would have no patient; {_what_to_turn(rule)}"
-        )
+        raise UserError(f"{rule.clients - len(counts)} of the sites would have no patient; {_what_to_turn(rule)}")
     short = counts[(counts["images"] < rule.minimum_images) | (counts["positives"] < rule.minimum_positives)]
     if len(short):
         worst = int(short["images"].argmin())

@@ -81,9 +81,7 @@ def validate_table(table: pd.DataFrame) -> pd.DataFrame:
     table = table.reset_index(drop=True)
     if len(table) and table[list(COLUMNS)].isna().to_numpy().any():
         column = next(c for c in COLUMNS if table[c].isna().any())
-        raise ValueError(
-            f"the standard table has a blank {column} in row {int(table[column].isna().argmax())}"
-        )
+        raise ValueError(f"the standard table has a blank {column} in row {int(table[column].isna().argmax())}")
     types: dict[str, type | str] = dict.fromkeys(_TEXT, str)
     table = table.astype({**types, "age": "int64", "devices": "bool"})
     for column, allowed in _ALLOWED.items():
@@ -107,9 +105,7 @@ def validate_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _check_paths(images: "pd.Series[str]") -> None:
-    suspicious = (
-        images.str.startswith("/") | images.str.contains("..", regex=False) | images.str.contains("\\\\")
-    )
+    suspicious = images.str.startswith("/") | images.str.contains("..", regex=False) | images.str.contains("\\\\")
     for image in images[suspicious]:
         if PurePosixPath(image).is_absolute() or ".." in PurePosixPath(image).parts or "\\" in image:
             raise ValueError(f"the image path {image!r} is not relative to the dataset folder")

@@ -69,9 +69,7 @@ def _arm_pictures(metrics: Mapping[str, Any]) -> list[Picture]:
         make = partial(figures_arms.by_round, metrics, metric)
         pictures.append(draw(f"rounds_{metric}", f"Validation {what} by round", alt, make))
     ranks = f"AUROC: {_alt(metrics, 'half', 'auroc')}."
-    pictures.append(
-        draw("roc", "ROC curves", f"ROC curves of the arms. {ranks}", partial(figures_curves.roc, metrics))
-    )
+    pictures.append(draw("roc", "ROC curves", f"ROC curves of the arms. {ranks}", partial(figures_curves.roc, metrics)))
     alt = f"Precision-recall curves of the arms. AUPRC: {_alt(metrics, 'half', 'auprc')}."
     make = partial(figures_curves.precision_recall, metrics)
     pictures.append(draw("precision_recall", "Precision and recall", alt, make))
@@ -82,9 +80,7 @@ def _arm_pictures(metrics: Mapping[str, Any]) -> list[Picture]:
 
 
 def _alt(metrics: Mapping[str, Any], point: Point, metric: str) -> str:
-    return ", ".join(
-        f"{name} {with_bounds(score(arm, point, metric))}" for name, arm in figures_arms.present(metrics)
-    )
+    return ", ".join(f"{name} {with_bounds(score(arm, point, metric))}" for name, arm in figures_arms.present(metrics))
 
 
 def _partition_pictures(contents: Sequence[SiteContent]) -> list[Picture]:

@@ -137,9 +137,7 @@ def _rewrite(text: str, name: str, alt: str, themed: bool) -> str:
     for element in root.iter():
         _rewrite_element(element, f"fig-{name}-", used, themed)
     width, height = (float(part) for part in root.attrib["viewBox"].split()[2:])
-    root.attrib.update(
-        {"role": "img", "aria-label": alt, "style": "stroke-linejoin:round;stroke-linecap:butt"}
-    )
+    root.attrib.update({"role": "img", "aria-label": alt, "style": "stroke-linejoin:round;stroke-linecap:butt"})
     if themed:
         for key in ("width", "height"):
             root.attrib.pop(key, None)
@@ -199,9 +197,7 @@ def _style(value: str, themed: bool) -> str:
 
 def label(text: object, longest: int = 18) -> str:
     """Return a site's name as a figure shows it: one line, printable, not too long."""
-    shown = "".join(
-        " " if unicodedata.category(letter)[0] in "CZ" else letter for letter in str(text)
-    ).strip()
+    shown = "".join(" " if unicodedata.category(letter)[0] in "CZ" else letter for letter in str(text)).strip()
     if len(shown) <= longest:
         return shown
     tail = longest // 3  # names often differ at their end

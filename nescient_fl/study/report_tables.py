@@ -92,9 +92,7 @@ def calibration_table(metrics: Mapping[str, Any]) -> Table:
         for name, arm in arms
         if arm is not None
     ]
-    return Table(
-        "Scores as probabilities: lower is better", ["Arm", "Brier score", "Calibration error"], rows
-    )
+    return Table("Scores as probabilities: lower is better", ["Arm", "Brier score", "Calibration error"], rows)
 
 
 def confusions(metrics: Mapping[str, Any]) -> list[tuple[str, list[Confusion]]]:
@@ -110,8 +108,7 @@ def confusions(metrics: Mapping[str, Any]) -> list[tuple[str, list[Confusion]]]:
                 continue
             lesions, others = known["tp"] + known["fn"], known["fp"] + known["tn"]
             shares = {
-                key: value / ((lesions if key in ("tp", "fn") else others) or 1.0)
-                for key, value in known.items()
+                key: value / ((lesions if key in ("tp", "fn") else others) or 1.0) for key, value in known.items()
             }
             texts = {key: count(round(value) if value >= 100 else value) for key, value in known.items()}
             pair.append(Confusion(where, texts, shares))

@@ -56,6 +56,15 @@ class RunFolder:
         return self.path / "config.json"
 
     @property
+    def ledger(self) -> Path:
+        return self.path / "privacy.jsonl"
+
+    @property
+    def first_sum(self) -> Path:
+        """The first average that a secure study opened, kept for the audit of its error."""
+        return self.checkpoints / "opened-00001.safetensors"
+
+    @property
     def cohort(self) -> Path:
         return self.path / "cohort.csv"
 
@@ -106,9 +115,7 @@ class RunFolder:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(
-                    f"another process works on {self.path}: wait for it, or name another run"
-                ) from None
+                raise UserError(f"another process works on {self.path}: wait for it, or name another run") from None
             try:
                 yield
             except UserError:

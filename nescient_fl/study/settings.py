@@ -1,6 +1,7 @@
 """Every option of a study, with its default and its bounds: from the command line, a TOML file or a run."""
 
 import difflib
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -16,6 +17,9 @@ UNCERTAIN = ("exclude", "positive", "negative")
 GEOMETRIES = ("upright", "paper")
 PARTITIONS = ("setting", "iid", "dirichlet", "quantity", "source")
 DEVICES = ("auto", "cpu", "cuda")
+AGGREGATIONS = ("secure", "plain")
+FEWEST_SECURE_SITES = 3
+"""Of fewer sites than three, each could tell the other's update from the sum."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,13 @@ class StudySettings:
     device: str = "auto"
     seed: int = 0
     server_momentum: float = 0.7
+    aggregation: str = "secure"
+    parties: int = 2
+    clip: float = 8.0
+    strict_membership: bool = False
+    share_metrics: tuple[str, ...] = ()
+    dp_epsilon: float | None = None
+    dp_delta: float | None = None
     min_sites: int | None = None
     round_timeout: float = 3600.0
     baselines: bool = True
@@ -86,7 +97,30 @@ class StudySettings:
             raise UserError("--source was given more often than --data: give one source a folder")
         if self.min_sites is not None and not 1 <= self.min_sites <= self.clients:
             raise UserError(f"--min-sites must be from 1 to {self.clients} (--clients), got {self.min_sites}")
+        _one_of("aggregation", self.aggregation, AGGREGATIONS)
+        self._check_secrecy()
         self.resolved_recipe()
+
+    def _check_secrecy(self) -> None:
+        if not 2 <= self.parties <= 9:
+            raise UserError(f"--parties must be from 2 to 9, got {self.parties}")
+        if not self.clip > 0:
+            raise UserError(f"--clip must be above 0, got {self.clip}")
+        private = self.dp_epsilon is not None or self.dp_delta is not None
+        if self.aggregation == "plain":
+            if private or self.strict_membership:
+                raise UserError("--dp-epsilon, --dp-delta and --strict-membership need --aggregation secure")
+            return
+        if self.clients < FEWEST_SECURE_SITES:
+            raise UserError(
+                f"the sum of {self.clients} sites' updates hides too little: secure aggregation takes "
+                f"{FEWEST_SECURE_SITES} --clients or more; with fewer, say --aggregation plain"
+            )
+        if private:
+            if self.dp_epsilon is None or self.dp_delta is None:
+                raise UserError("differential privacy takes both --dp-epsilon and --dp-delta")
+            if not self.dp_epsilon > 0 or not 0 < self.dp_delta < 1:
+                raise UserError("--dp-epsilon must be above 0 and --dp-delta between 0 and 1")
 
     def resolved_recipe(self) -> Recipe:
         """Return the recipe with this study's changes. Raises UserError for a value that cannot be."""
@@ -106,14 +140,20 @@ class StudySettings:
         )
 
     def needed_sites(self, sites: int) -> int:
-        """Return how many of the study's sites must answer a round: ``min_sites``, else more than half."""
-        return sites // 2 + 1 if self.min_sites is None else self.min_sites
+        """Return how many of the study's sites must answer a round.
+
+        That is ``min_sites``, else more than half; a secure sum is never of fewer than three, nor, unless
+        ``min_sites`` says so, than four fifths.
+        """
+        if self.aggregation == "plain":
+            return sites // 2 + 1 if self.min_sites is None else self.min_sites
+        if self.min_sites is None:
+            return max(FEWEST_SECURE_SITES, math.ceil(0.8 * sites))
+        return max(FEWEST_SECURE_SITES, self.min_sites)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
-        }
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
 def make_settings(*layers: Mapping[str, Any]) -> StudySettings:

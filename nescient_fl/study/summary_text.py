@@ -85,9 +85,7 @@ def is_near_chance(auroc: Interval) -> bool:
 def data_sentence(metrics: Mapping[str, Any]) -> str:
     """Say what was scored and, for a phantom, that no patient was."""
     data = section(metrics, "data")
-    images, lesions, patients = (
-        real(data.get(key)) for key in ("test_images", "test_positives", "test_patients")
-    )
+    images, lesions, patients = (real(data.get(key)) for key in ("test_images", "test_positives", "test_patients"))
     scored = ""
     if images is not None and lesions is not None and patients is not None:
         scored = (
@@ -236,8 +234,7 @@ def _verdict(pairs: Pairs) -> str:
         sentences.append(f"On {_listed(together)} the intervals overlap, so this run cannot tell them apart.")
     if unknown:
         sentences.append(
-            f"On {_listed(unknown)} there are no intervals, so this run cannot say whether the gap is more"
-            " than chance."
+            f"On {_listed(unknown)} there are no intervals, so this run cannot say whether the gap is more than chance."
         )
     return " ".join(sentences)
 
@@ -252,9 +249,7 @@ def sites_sentence(metrics: Mapping[str, Any]) -> str:
     after = {row.get("site"): row for row in (read_arm(metrics, "federated") or {}).get("sites") or []}
     gaps = []
     for name in before.keys() & after.keys():
-        pair = [
-            read_interval(section(rows[name], "operating_point").get("recall")) for rows in (before, after)
-        ]
+        pair = [read_interval(section(rows[name], "operating_point").get("recall")) for rows in (before, after)]
         if pair[0].value is not None and pair[1].value is not None:
             gaps.append(pair[1].value - pair[0].value)
     if not gaps:

@@ -72,9 +72,7 @@ def test_the_history_has_a_line_a_round(uninterrupted: AloneResult) -> None:
 
 def test_it_begins_at_the_studys_initial_weights(examples: Examples, tmp_path: Path) -> None:
     result = train_alone(job(examples, tmp_path, rounds=0), lambda _: None)
-    assert weights_sha256(result.last) == weights_sha256(
-        get_weights(build_network(RECIPES["default"].network, seed=7))
-    )
+    assert weights_sha256(result.last) == weights_sha256(get_weights(build_network(RECIPES["default"].network, seed=7)))
 
 
 def test_the_best_round_by_validation_is_kept(uninterrupted: AloneResult) -> None:

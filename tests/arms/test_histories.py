@@ -63,6 +63,4 @@ def test_several_models_are_joined_by_what_each_counts() -> None:
 
 def test_one_model_keeps_its_history() -> None:
     given = line(0, 5, 10, 1, loss=1.0, auroc=None, recall=0.5)
-    assert alone_history([alone(given)]) == [
-        {"round": 0, "image_passes": 5, "loss": 1.0, "auroc": None, "recall": 0.5}
-    ]
+    assert alone_history([alone(given)]) == [{"round": 0, "image_passes": 5, "loss": 1.0, "auroc": None, "recall": 0.5}]

@@ -75,17 +75,13 @@ def test_an_arm_of_several_models_is_their_mean(data: StudyData, scorer: Scorer)
     check_shape(arm, ARM)
     assert arm["operating_point"]["threshold"] is None
     for figure in ("auroc", "brier"):
-        assert arm["test"][figure]["value"] == pytest.approx(
-            np.mean([one["test"][figure]["value"] for one in alone])
-        )
+        assert arm["test"][figure]["value"] == pytest.approx(np.mean([one["test"][figure]["value"] for one in alone]))
     assert arm["confusion"]["half"]["tp"] == np.mean([one["confusion"]["half"]["tp"] for one in alone])
     assert [curve["label"] for curve in arm["curves"]["roc"]] == ["site-1", "site-2"]
     assert arm["sites"] == [site for one in alone for site in one["sites"]]
 
 
-def test_the_same_model_has_the_same_scores_and_intervals_in_every_arm(
-    data: StudyData, scorer: Scorer
-) -> None:
+def test_the_same_model_has_the_same_scores_and_intervals_in_every_arm(data: StudyData, scorer: Scorer) -> None:
     first = scorer.score_arm([model(data, 1, *data.sites)], RUN)
     again = Scorer(data, RECIPE, CPU, 7, 0.9).score_arm([model(data, 1, *data.sites)], RUN)
     assert first == again

@@ -76,9 +76,7 @@ def test_recall_at_a_bins_edge_is_exact(images: Scored, place: int) -> None:
 
 
 @given(scored(least=1), st.floats(0.01, 1.0))
-def test_the_operating_point_reaches_the_target_and_no_higher_edge_does(
-    images: Scored, target: float
-) -> None:
+def test_the_operating_point_reaches_the_target_and_no_higher_edge_does(images: Scored, target: float) -> None:
     counts = ScoreCounts.of(*images)
     if not counts.positives.sum():
         with pytest.raises(ValueError, match="no positive"):

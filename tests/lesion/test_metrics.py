@@ -21,9 +21,7 @@ def weighted_images(draw: st.DrawFn) -> Weighted:
     """Scores with ties and with values on the edges of calibration bins; weights from 0 to 3."""
     tied = st.sampled_from([0.0, 0.2, 1 / 3, 0.4, 0.5, 2 / 3, 0.8, 1.0])
     images = draw(
-        st.lists(
-            st.tuples(tied | st.floats(0, 1), st.integers(0, 1), st.integers(0, 3)), min_size=1, max_size=25
-        )
+        st.lists(st.tuples(tied | st.floats(0, 1), st.integers(0, 1), st.integers(0, 3)), min_size=1, max_size=25)
     )
     scores, targets, weights = (np.array(column) for column in zip(*images, strict=True))
     return scores.astype(np.float64), targets.astype(np.int64), weights.astype(np.float64), draw(tied)
@@ -145,9 +143,7 @@ def test_several_models_are_averaged_image_by_image() -> None:
     one = score_models([scores], [0.5], images, generator(1))
     other = score_models([1 - scores], [0.5], images, generator(1))
     both = score_models([scores, 1 - scores], [0.5, 0.5], images, generator(1))
-    assert both["auroc"]["value"] == pytest.approx(
-        ((one["auroc"]["value"] or 0) + (other["auroc"]["value"] or 0)) / 2
-    )
+    assert both["auroc"]["value"] == pytest.approx(((one["auroc"]["value"] or 0) + (other["auroc"]["value"] or 0)) / 2)
     # The two AUROCs add up to one on every resample, so their mean does not vary at all.
     assert both["auroc"]["low"] == pytest.approx(0.5)
     assert both["auroc"]["high"] == pytest.approx(0.5)

@@ -24,9 +24,7 @@ def equal(one: Weights, other: Weights) -> bool:
     return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize(
-    "options", [NetworkOptions(), NetworkOptions(activation="gelu"), NetworkOptions(dropout=0.5)]
-)
+@pytest.mark.parametrize("options", [NetworkOptions(), NetworkOptions(activation="gelu"), NetworkOptions(dropout=0.5)])
 def test_has_the_write_ups_number_of_parameters(options: NetworkOptions) -> None:
     network = build_network(options, seed=0)
     assert sum(parameter.numel() for parameter in network.parameters()) == PARAMETERS == 102_825

@@ -35,8 +35,7 @@ def train(
     optimiser = make_optimiser(network, recipe)
     batcher = make_batcher(examples, recipe, CPU, recipe.batch_size)
     results = [
-        train_epoch(network, optimiser, batcher, examples.rows, recipe, seed + epoch, anchor)
-        for epoch in range(epochs)
+        train_epoch(network, optimiser, batcher, examples.rows, recipe, seed + epoch, anchor) for epoch in range(epochs)
     ]
     return network, results
 
@@ -127,9 +126,7 @@ def test_the_proximal_term_holds_weights_near_the_anchor(examples: Examples) -> 
 
     def moved(recipe: Recipe) -> float:
         network, _ = train(few(examples, 32), recipe, epochs=2, anchor=anchor)
-        return float(
-            sum((value - anchor[name]).square().sum() for name, value in get_weights(network).items())
-        )
+        return float(sum((value - anchor[name]).square().sum() for name, value in get_weights(network).items()))
 
     assert moved(replace(STEADY, proximal=100.0)) < 0.5 * moved(STEADY)
 

@@ -26,9 +26,7 @@ def make_table(
                     "age": int(generator.integers(-1, 91)),
                     "devices": bool(generator.random() < 0.5),
                     "label": str(
-                        generator.choice(
-                            ["positive", "negated", "uncertain", "unmentioned"], p=[0.3, 0.1, 0.1, 0.5]
-                        )
+                        generator.choice(["positive", "negated", "uncertain", "unmentioned"], p=[0.3, 0.1, 0.1, 0.5])
                     ),
                     "source": source,
                 }

@@ -61,9 +61,7 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("how", ["hang", "die before the rename"])
-def test_a_killed_builder_leaves_no_cache(
-    dataset: tuple[Path, pd.DataFrame], tmp_path: Path, how: str
-) -> None:
+def test_a_killed_builder_leaves_no_cache(dataset: tuple[Path, pd.DataFrame], tmp_path: Path, how: str) -> None:
     data, table = dataset
     out = tmp_path / "out"
     builder = start(data, out, how)
@@ -157,9 +155,7 @@ def test_the_device_that_is_always_full(
     opening = Path.open
 
     def open_full(path: Path, mode: str = "r", **options: object):  # type: ignore[no-untyped-def]
-        return opening(
-            Path("/dev/full") if path.name == "pixels.npy" and "w" in mode else path, mode, **options
-        )
+        return opening(Path("/dev/full") if path.name == "pixels.npy" and "w" in mode else path, mode, **options)
 
     monkeypatch.setattr(Path, "open", open_full)
     with pytest.raises(OSError, match="No space left"):

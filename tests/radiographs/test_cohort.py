@@ -133,18 +133,14 @@ def test_properties(
     assert (found["target"][found["label"] == "positive"] == 1).all()
     assert (found["target"][found["label"].isin(["negated", "unmentioned"])] == 0).all()
     negatives, positives = cohort.images - cohort.positives, cohort.positives
-    sure = (found["label"] == "negated").sum() + (uncertain == "negative") * (
-        found["label"] == "uncertain"
-    ).sum()
+    sure = (found["label"] == "negated").sum() + (uncertain == "negative") * (found["label"] == "uncertain").sum()
     asked = max(int(np.floor(balance * positives + 0.5)), sure)
     assert negatives == asked or (negatives < asked and cohort.notes)
 
 
 def test_another_seed_chooses_other_blanks() -> None:
     table = make_table(400)
-    first, again, other = (
-        select_cohort(table, CohortRule(balance=0.5, seed=seed)).table for seed in (1, 1, 2)
-    )
+    first, again, other = (select_cohort(table, CohortRule(balance=0.5, seed=seed)).table for seed in (1, 1, 2))
     pd.testing.assert_frame_equal(first, again)
     assert len(first) == len(other)
     assert set(first["image"]) != set(other["image"])

@@ -68,9 +68,7 @@ def test_paper_rows_that_say_their_number(long: int, portrait: bool) -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(
-    st.one_of(
-        st.tuples(st.just(ROWS), st.integers(1, COLUMNS)), st.tuples(st.integers(1, ROWS), st.just(COLUMNS))
-    ),
+    st.one_of(st.tuples(st.just(ROWS), st.integers(1, COLUMNS)), st.tuples(st.integers(1, ROWS), st.just(COLUMNS))),
     st.integers(0, 9),
 )
 def test_upright_leaves_a_fitting_image_as_it_is(shape: tuple[int, int], seed: int) -> None:
@@ -171,9 +169,7 @@ def test_orientation_is_applied_and_a_broken_one_ignored(tmp_path: Path) -> None
     exif[0x0112] = 6  # Turn a quarter clockwise to see it upright.
     turned = read_radiograph(saved(tmp_path / "x.png", Image.fromarray(pixels), exif=exif))
     assert np.array_equal(turned, np.rot90(pixels, -1))
-    broken = read_radiograph(
-        saved(tmp_path / "y.png", Image.fromarray(pixels), exif=b"Exif\x00\x00MM\x00*junk")
-    )
+    broken = read_radiograph(saved(tmp_path / "y.png", Image.fromarray(pixels), exif=b"Exif\x00\x00MM\x00*junk"))
     assert np.array_equal(broken, pixels)
 
 

@@ -124,11 +124,7 @@ def test_more_sites_than_settings_go_where_the_patients_are() -> None:
     cohort = make_cohort(900)
     frame = assign_sites(cohort, PartitionRule("setting", 8))
     counts = Counter(site.rsplit("-", 1)[0] for site in frame["site"].unique())
-    patients = (
-        frame.assign(setting=frame["site"].str.rsplit("-", n=1).str[0])
-        .groupby("setting")["patient"]
-        .nunique()
-    )
+    patients = frame.assign(setting=frame["site"].str.rsplit("-", n=1).str[0]).groupby("setting")["patient"].nunique()
     assert counts.total() == 8
     assert all(abs(counts[name] - 8 * share / 900) < 1 for name, share in patients.items())
 

@@ -106,9 +106,7 @@ def test_images_a_patient() -> None:
 def test_most_images_survive_the_corrected_cohort_in_balance() -> None:
     rows = planned(2400, 7)
     positive = rows["code"] == "1.0"
-    negative = (rows["code"] == "0.0") | (
-        (rows["code"] == "") & ~rows["patient"].isin(rows.loc[positive, "patient"])
-    )
+    negative = (rows["code"] == "0.0") | ((rows["code"] == "") & ~rows["patient"].isin(rows.loc[positive, "patient"]))
     assert (positive | negative).mean() > 0.85
     assert 0.9 < negative.sum() / positive.sum() < 1.15
 

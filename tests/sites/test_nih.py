@@ -69,9 +69,7 @@ def test_columns_and_ages_of_both_releases(tmp_path: Path) -> None:
 
 def test_a_partial_download_in_several_folders(tmp_path: Path) -> None:
     rows = [nih_row(f"{number:08d}_000.png") for number in range(1, 6)]
-    write_csv(
-        tmp_path / "Data_Entry_2017_v2020.csv", NIH_HEADER, [*rows, rows[0], ",No Finding,0,9,1,F,PA,1,1,1,1"]
-    )
+    write_csv(tmp_path / "Data_Entry_2017_v2020.csv", NIH_HEADER, [*rows, rows[0], ",No Finding,0,9,1,F,PA,1,1,1,1"])
     write_image(tmp_path / "images_001/images/00000001_000.png")
     write_image(tmp_path / "images_002/images/00000002_000.png")
     write_image(tmp_path / "images_003/00000003_000.png")

@@ -139,9 +139,7 @@ def partition() -> pd.DataFrame:
 
 def test_a_site_has_its_own_rows_and_no_others() -> None:
     examples = toy_examples(6)
-    cache = PixelCache(
-        Path("none"), "key", "upright", examples.pixels, examples.mean, examples.std, pd.DataFrame()
-    )
+    cache = PixelCache(Path("none"), "key", "upright", examples.pixels, examples.mean, examples.std, pd.DataFrame())
     assert site_names(partition()) == ["icu-1", "ward-1"]
     icu, ward = (load_site_data(cache, partition(), name) for name in ("icu-1", "ward-1"))
     assert (icu.train.rows.tolist(), icu.validation.rows.tolist(), icu.test.rows.tolist()) == ([2], [3], [5])

@@ -26,8 +26,7 @@ from nescient_fl.messages import (
 from nescient_fl.seeds import derive_seed
 
 FLOWERS_WORDS = (
-    "<class 'flwr.clientapp.client_app.ClientAppException'>:<'\n"
-    "Exception ClientAppException occurred. Message: {}'>"
+    "<class 'flwr.clientapp.client_app.ClientAppException'>:<'\nException ClientAppException occurred. Message: {}'>"
 )
 
 
@@ -62,8 +61,7 @@ class ToySite:
     def _update(self, order: RoundOrder, weights: Weights) -> Weights:
         generator = torch.Generator().manual_seed(derive_seed(order.seed, "toy", self.name, order.round))
         return {
-            name: 0.1 * torch.randn(value.shape, generator=generator) - 0.5 * value
-            for name, value in weights.items()
+            name: 0.1 * torch.randn(value.shape, generator=generator) - 0.5 * value for name, value in weights.items()
         }
 
     def _counts(self, number: int) -> ScoreCounts:

@@ -33,8 +33,7 @@ def test_the_global_model_and_the_updates_are_left_alone() -> None:
 def test_the_order_of_answers_changes_no_bit(sites: int, seed: int, order: object) -> None:
     generator = torch.Generator().manual_seed(seed)
     contributions = [
-        Contribution(f"site-{n}", 1 + 7 * n, {"a": torch.randn(50, generator=generator)})
-        for n in range(sites)
+        Contribution(f"site-{n}", 1 + 7 * n, {"a": torch.randn(50, generator=generator)}) for n in range(sites)
     ]
     weights = {"a": torch.randn(50, generator=generator)}
     expected = average(weights, contributions)["a"]

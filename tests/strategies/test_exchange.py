@@ -26,9 +26,7 @@ def test_nodes_are_told_apart_by_the_site_they_say_they_are(seed: int) -> None:
     grid = FakeGrid([ToySite(name) for name in NAMES], seed)
     found = wait_for_nodes(grid, 4, 0, 5.0, never()).sites
     assert list(found) == NAMES
-    assert {name: grid.sites[node].name for name, node in found.items()} == dict(
-        zip(NAMES, NAMES, strict=True)
-    )
+    assert {name: grid.sites[node].name for name, node in found.items()} == dict(zip(NAMES, NAMES, strict=True))
 
 
 def test_the_last_node_is_waited_for() -> None:

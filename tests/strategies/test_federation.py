@@ -67,9 +67,7 @@ def plan(run: Path, rounds: int = 3, **changes: Any) -> FederationPlan:
 
 def toy_sites(**changes: dict[str, Any]) -> list[ToySite]:
     """Three sites with 10, 20 and 30 images; ``changes`` are by a site's letter."""
-    return [
-        ToySite(name, images=10 * place, **changes.get(name[0], {})) for place, name in enumerate(NAMES, 1)
-    ]
+    return [ToySite(name, images=10 * place, **changes.get(name[0], {})) for place, name in enumerate(NAMES, 1)]
 
 
 def federate(
@@ -139,9 +137,7 @@ def test_every_site_gets_the_same_orders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_neither_node_ids_nor_the_order_of_answers_change_a_bit(
-    tmp_path: Path, uninterrupted: Path, seed: int
-) -> None:
+def test_neither_node_ids_nor_the_order_of_answers_change_a_bit(tmp_path: Path, uninterrupted: Path, seed: int) -> None:
     run = new_run(tmp_path / "run")
     notes = federate(plan(run), seed=seed)
     assert notes.joined == list(NAMES)
@@ -251,9 +247,7 @@ def test_a_site_that_speaks_in_anothers_name_is_left_out(tmp_path: Path) -> None
     assert lines_of(run)[1]["sites"] == ["a-1", "b-1"]
 
 
-def test_too_few_answers_stop_the_study_with_reasons_and_a_way_on(
-    tmp_path: Path, uninterrupted: Path
-) -> None:
+def test_too_few_answers_stop_the_study_with_reasons_and_a_way_on(tmp_path: Path, uninterrupted: Path) -> None:
     run = new_run(tmp_path / "run")
     broken = toy_sites(a={"fails": {2: "a is on fire"}}, c={"fails": {2: "c is flooded"}})
     with pytest.raises(UserError) as caught:
@@ -331,9 +325,7 @@ def test_a_torn_line_of_rounds_is_mended_on_resume(tmp_path: Path, uninterrupted
     assert lines_of(run) == lines_of(uninterrupted)
 
 
-def test_a_damaged_newest_checkpoint_is_named_and_costs_one_round(
-    tmp_path: Path, uninterrupted: Path
-) -> None:
+def test_a_damaged_newest_checkpoint_is_named_and_costs_one_round(tmp_path: Path, uninterrupted: Path) -> None:
     run = new_run(tmp_path / "run")
     with pytest.MonkeyPatch.context() as patch:
         kill_at(patch, federation, "save_state", 2, before=False)
@@ -351,9 +343,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_costs_one_round(
 
 
 @pytest.mark.parametrize("push", [1, 2, 3, 5])
-def test_a_request_to_stop_leaves_a_run_that_can_go_on(
-    tmp_path: Path, uninterrupted: Path, push: int
-) -> None:
+def test_a_request_to_stop_leaves_a_run_that_can_go_on(tmp_path: Path, uninterrupted: Path, push: int) -> None:
     run, stop = new_run(tmp_path / "run"), threading.Event()
 
     def stop_at(grid: FakeGrid) -> None:

@@ -53,9 +53,7 @@ def edit_metrics(run: Path, **sections: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | sections))
 
 
-def _tables(
-    sample: SampleRun, names: list[str], rng: np.random.Generator
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _tables(sample: SampleRun, names: list[str], rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
     count = sample.images
     patient = np.sort(rng.integers(0, max(2, count // 3), count))
     patients = int(patient.max()) + 1
@@ -215,15 +213,9 @@ def _arm(
     scores = [_scores(target, sample.skill[name] * rng.uniform(0.9, 1.1), rng) for _ in models]
     thresholds = [_threshold(target[validation], each[validation]) for each in scores]
     tests = [_intervals(target[test], each[test], 0.5, ALL_KEYS, sample) for each in scores]
-    points = [
-        _operating(target[test], each[test], t, sample) for each, t in zip(scores, thresholds, strict=True)
-    ]
+    points = [_operating(target[test], each[test], t, sample) for each, t in zip(scores, thresholds, strict=True)]
     halves = [_counts(target[test], each[test], 0.5) for each in scores]
-    opened = [
-        _counts(target[test], each[test], t)
-        for each, t in zip(scores, thresholds, strict=True)
-        if t is not None
-    ]
+    opened = [_counts(target[test], each[test], t) for each, t in zip(scores, thresholds, strict=True) if t is not None]
     rocs = [_roc(target[test], each[test]) for each in scores]
     prs = [_pr(target[test], each[test]) for each in scores]
     rows = []
@@ -248,12 +240,10 @@ def _arm(
         "confusion": {"half": _mean(halves), "operating_point": _mean(opened) if opened else None},
         "curves": {
             "roc": [
-                {"label": label, "x": x.tolist(), "y": y.tolist()}
-                for label, (x, y) in zip(models, rocs, strict=True)
+                {"label": label, "x": x.tolist(), "y": y.tolist()} for label, (x, y) in zip(models, rocs, strict=True)
             ],
             "pr": [
-                {"label": label, "x": x.tolist(), "y": y.tolist()}
-                for label, (x, y) in zip(models, prs, strict=True)
+                {"label": label, "x": x.tolist(), "y": y.tolist()} for label, (x, y) in zip(models, prs, strict=True)
             ],
             "calibration": _calibration(target[test], scores[0][test]),
         },

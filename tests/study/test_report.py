@@ -71,9 +71,7 @@ def report_text(run: Path) -> str:
 
 def gallery_items() -> list[GalleryItem]:
     pixels = np.tile(np.linspace(0, 255, 390).astype(np.uint8), (320, 1))
-    return [
-        GalleryItem(pixels, f"PA {NASTY}", target, score, 0.4) for target in (0, 1) for score in (0.2, 0.9)
-    ]
+    return [GalleryItem(pixels, f"PA {NASTY}", target, score, 0.4) for target in (0, 1) for score in (0.2, 0.9)]
 
 
 CASES = {

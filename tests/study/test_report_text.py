@@ -162,15 +162,12 @@ def test_plain_aggregation_is_not_called_private() -> None:
 def test_sites_that_gain_and_lose_are_counted() -> None:
     def rows(*values: float | None) -> dict[str, Any]:
         sites = [
-            {"site": f"s{index}", "operating_point": {"recall": {"value": value}}}
-            for index, value in enumerate(values)
+            {"site": f"s{index}", "operating_point": {"recall": {"value": value}}} for index, value in enumerate(values)
         ]
         return {"sites": sites}
 
     metrics = study(local=rows(0.5, 0.9, 0.7, None), federated=rows(0.8, 0.8, 0.7, 0.9))
-    assert "Of 3 sites with a recall under both, it rose at 1, fell at 1 and stayed at 1." in sites_sentence(
-        metrics
-    )
+    assert "Of 3 sites with a recall under both, it rose at 1, fell at 1 and stayed at 1." in sites_sentence(metrics)
     assert sites_sentence(study(federated=rows(0.8))) == ""
 
 

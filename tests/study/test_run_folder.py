@@ -37,9 +37,7 @@ def test_a_new_folder_is_made_with_its_parents(tmp_path: Path) -> None:
     assert names(run.path) == ["checkpoint"]
 
 
-def test_without_a_name_a_new_folder_appears_below_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_name_a_new_folder_appears_below_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert RunFolder.create(None).path.parent == tmp_path / "runs"
 
@@ -59,9 +57,7 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     assert taken.read_text() == "mine"
 
 
-def test_a_full_disk_is_found_before_the_study_begins(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_found_before_the_study_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "write_bytes", no_space)
     with pytest.raises(UserError, match=r"No space left.*--out"):
         RunFolder.create(tmp_path / "run")
@@ -138,9 +134,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-in_one_folder = settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25
-)
+in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
 
 
 @in_one_folder

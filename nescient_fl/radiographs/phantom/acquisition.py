@@ -166,9 +166,7 @@ def _develop(seen: Float, acquisition: Acquisition, rng: np.random.Generator) ->
     return _mark(grey, acquisition, rng)
 
 
-def _mark(
-    picture: NDArray[np.uint8], acquisition: Acquisition, rng: np.random.Generator
-) -> NDArray[np.uint8]:
+def _mark(picture: NDArray[np.uint8], acquisition: Acquisition, rng: np.random.Generator) -> NDArray[np.uint8]:
     """The side marker, and on portable images often a word."""
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image)
@@ -177,9 +175,7 @@ def _mark(
     x = columns - rng.integers(18, 48) if left_marker else rng.integers(6, 36)
     y = rng.integers(4, 60)
     shade = int(rng.integers(205, 256))
-    draw.text(
-        (int(x), int(y)), "L" if left_marker else "R", fill=shade, font=_font(int(rng.integers(13, 22)))
-    )
+    draw.text((int(x), int(y)), "L" if left_marker else "R", fill=shade, font=_font(int(rng.integers(13, 22))))
     word = rng.random()
     if acquisition.setting != "outpatient" and word < 0.45:
         text = ("PORTABLE", "AP PORT", "SUPINE", "ERECT", "AP")[int(rng.integers(5))]

@@ -179,12 +179,7 @@ class Body:
         behind = 0.24 * np.clip(1 - below / 0.34, 0, 1) ** 2
         depth = lung * np.maximum(step(-below, 0.014), behind)
         depth = depth * (1 - covered * (0.84 if side == 1 else 0.88))
-        heart = (
-            covered
-            * (0.45 + 0.55 * rise(border - x, 0.35))
-            * step(y + 0.75, 0.3)
-            * (1 - 0.5 * step(below, 0.1))
-        )
+        heart = covered * (0.45 + 0.55 * rise(border - x, 0.35)) * step(y + 0.75, 0.3) * (1 - 0.5 * step(below, 0.1))
         belly = step(below, 0.015) * step(wall + 0.03 - x, 0.03)
         return depth.astype(np.float32), heart.astype(np.float32), belly.astype(np.float32)
 
@@ -216,8 +211,8 @@ class Body:
         if size == 0.0:
             return 0.0
         across = (x - 0.50) / np.float32(1.5 * size)
-        down = (
-            y - np.float32(self.anatomy.dome_left + self.posture.inspiration + 0.07 + 0.8 * size)
-        ) / np.float32(size)
+        down = (y - np.float32(self.anatomy.dome_left + self.posture.inspiration + 0.07 + 0.8 * size)) / np.float32(
+            size
+        )
         inside = np.clip(1 - across**2 - np.where(down > 0, 1.6, 1.0) * down**2, 0, 1)
         return np.asarray(-0.30 * np.sqrt(inside), np.float32)

@@ -58,9 +58,7 @@ def draw_ribs(body: Body, rng: np.random.Generator, ink: Strokes) -> None:
 def draw_spine(surface: Surface, body: Body, rng: np.random.Generator) -> Float:
     """Vertebral bodies between their discs, pedicles and spinous processes, float32 [rows, columns]."""
     a = body.anatomy
-    middle = slice(
-        max(0, int(surface.origin_x - 0.24 * surface.scale)), int(surface.origin_x + 0.24 * surface.scale)
-    )
+    middle = slice(max(0, int(surface.origin_x - 0.24 * surface.scale)), int(surface.origin_x + 0.24 * surface.scale))
     x, y = surface.x[:, middle], surface.y
     bend = a.spine_bend * np.sin(2.2 * y + rng.uniform(0, 6))
     across = x - bend + np.float32(0.05 * body.posture.turn)

@@ -100,9 +100,7 @@ class Strokes:
         self._points.append(points.reshape(-1, 2).astype(np.float32))
         self._weights.append(weights.reshape(-1).astype(np.float32))
 
-    def tubes(
-        self, centre: Float, radius: Float, strength: Float, hollow: float = 0.0, samples: int = 5
-    ) -> None:
+    def tubes(self, centre: Float, radius: Float, strength: Float, hollow: float = 0.0, samples: int = 5) -> None:
         """Add round tubes: ``centre`` [k, n, 2], ``radius`` and ``strength`` [k, n].
 
         ``hollow`` is the inner radius as a part of the outer: the wall of a hollow tube shows as two lines.
@@ -184,7 +182,5 @@ def curve(points: list[tuple[float, float]], samples: int) -> Float:
     index = np.minimum(place.astype(np.int64), len(points) - 2)
     t = (place - index)[:, None]
     p0, p1, p2, p3 = (padded[index + shift] for shift in range(4))
-    cubic = (
-        2 * p1 + (p2 - p0) * t + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2 + (3 * p1 - p0 - 3 * p2 + p3) * t**3
-    )
+    cubic = 2 * p1 + (p2 - p0) * t + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2 + (3 * p1 - p0 - 3 * p2 + p3) * t**3
     return np.asarray(0.5 * cubic, np.float32)

@@ -24,9 +24,7 @@ def draw_confounders(rng: np.random.Generator, body: Body) -> list[Spot]:
     spots: list[Spot] = []
     for _ in range(int(rng.poisson(2.5))):
         side = -1 if rng.random() < 0.5 else 1
-        spots.append(
-            Spot(side * rng.uniform(0.26, 0.5), rng.normal(0.0, 0.14), rng.uniform(0.012, 0.022), 0.13)
-        )
+        spots.append(Spot(side * rng.uniform(0.26, 0.5), rng.normal(0.0, 0.14), rng.uniform(0.012, 0.022), 0.13))
     for _ in range(int(rng.poisson(0.5))):  # small and very dense
         x, y = draw_place(rng, body, margin=0.03)
         spots.append(Spot(x, y, rng.uniform(0.009, 0.018), rng.uniform(0.15, 0.3)))

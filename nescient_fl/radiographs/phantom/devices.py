@@ -146,9 +146,7 @@ _ICU: dict[str, float] = {
     "sternal_wires": 0.16,
 }  # fmt: skip
 _OUTPATIENT = {"line": 0.15, "pacemaker": 0.35, "port": 0.40, "sternal_wires": 0.30}
-_KINDS: dict[str, Callable[[Devices], None]] = {
-    name: getattr(Devices, name) for name in {*_ICU, *_OUTPATIENT}
-}
+_KINDS: dict[str, Callable[[Devices], None]] = {name: getattr(Devices, name) for name in {*_ICU, *_OUTPATIENT}}
 
 
 def draw_devices(surface: Surface, body: Body, rng: np.random.Generator, setting: str, ink: Strokes) -> Float:

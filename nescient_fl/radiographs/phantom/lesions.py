@@ -108,9 +108,7 @@ def _draw_lesion(rng: np.random.Generator, body: Body, grade: Grade) -> Lesion:
     )
 
 
-def draw_place(
-    rng: np.random.Generator, body: Body, margin: float, anywhere: float = 0.0
-) -> tuple[float, float]:
+def draw_place(rng: np.random.Generator, body: Body, margin: float, anywhere: float = 0.0) -> tuple[float, float]:
     """A place in the lungs, or with probability ``anywhere`` behind the heart or low behind a dome."""
     side: Side = -1 if rng.random() < 0.53 else 1
     hard = rng.random() < anywhere
@@ -179,6 +177,4 @@ def _spikes(dx: Float, dy: Float, lesion: Lesion) -> Float:
     # Uneven gaps: the angle is bent by the lesion's own harmonics.
     bent = bearing + 4 * lesion.lobes[0] * np.sin(bearing) + 4 * lesion.lobes[1] * np.cos(2 * bearing)
     rays = np.clip(np.cos(lesion.spikes * bent), 0, 1) ** 4
-    return np.asarray(
-        0.30 * rays * np.clip(1.7 - depth, 0, 1) * np.clip((depth - 0.6) / 0.3, 0, 1), np.float32
-    )
+    return np.asarray(0.30 * rays * np.clip(1.7 - depth, 0, 1) * np.clip((depth - 0.6) / 0.3, 0, 1), np.float32)

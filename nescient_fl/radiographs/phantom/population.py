@@ -134,9 +134,7 @@ def plan_population(images: int, seed: int) -> list[ImagePlan]:
     order = rng.permutation(len(drafts))
     plans: list[ImagePlan] = []
     for number, place in enumerate(order, start=1):
-        plans.extend(
-            _plan_patient(number, drafts[place], numpy_generator(seed, "phantom-patient-plan", number))
-        )
+        plans.extend(_plan_patient(number, drafts[place], numpy_generator(seed, "phantom-patient-plan", number)))
     return plans
 
 

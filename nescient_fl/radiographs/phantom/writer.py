@@ -76,9 +76,7 @@ def write_phantom(
         return _summarise(directory, plans, reused=True)
     directory.parent.mkdir(parents=True, exist_ok=True)
     _sweep(directory)
-    partial = Path(
-        tempfile.mkdtemp(prefix=f".{directory.name}{_PARTIAL}{os.getpid()}-", dir=directory.parent)
-    )
+    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}{_PARTIAL}{os.getpid()}-", dir=directory.parent))
     try:
         partial.chmod(0o755)
         for folder in sorted({(partial / plan.path).parent for plan in plans}):
@@ -112,22 +110,14 @@ def _already_there(directory: Path, marker: dict[str, Any], plans: list[ImagePla
     found = read_marker(directory)
     if found is None:
         if any(directory.iterdir()):
-            raise UserError(
-                f"{directory} is not empty and holds no phantom: choose another folder, or empty it"
-            )
+            raise UserError(f"{directory} is not empty and holds no phantom: choose another folder, or empty it")
         return False
     if found != marker:
         differing = ", ".join(
-            f"{key} {found.get(key)} instead of {value}"
-            for key, value in marker.items()
-            if found.get(key) != value
+            f"{key} {found.get(key)} instead of {value}" for key, value in marker.items() if found.get(key) != value
         )
-        raise UserError(
-            f"{directory} holds another phantom ({differing}): choose another folder, or delete it"
-        )
-    if not (directory / "train.csv").is_file() or not all(
-        (directory / plan.path).is_file() for plan in plans
-    ):
+        raise UserError(f"{directory} holds another phantom ({differing}): choose another folder, or delete it")
+    if not (directory / "train.csv").is_file() or not all((directory / plan.path).is_file() for plan in plans):
         raise UserError(f"{directory} has lost files since it was written: delete it and run again")
     return True
 

@@ -1,0 +1,58 @@
+"""What the relay asks the parties for, and what they answer: one sum over one set of reports."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nescient_fl.mpc.terms import Terms, binding
+
+PROTOCOL = 1
+"""Version of reports and of what parties say to each other about them."""
+
+
+@dataclass(frozen=True)
+class SumRequest:
+    """What the relay asks of every party, none of it trusted: reports must be bound to the same.
+
+    Attributes:
+        run, round: which round of which run.
+        model: SHA-256 of the global model's weights, in hex.
+        order: the round's order to the sites, as bytes.
+        terms: the terms that the sites were told too.
+        session: 32 bytes, in hex, that name this attempt.
+    """
+
+    run: str
+    round: int
+    model: str
+    order: bytes
+    terms: Terms
+    session: str
+
+    @property
+    def binding(self) -> str:
+        return binding(self.model, self.order, self.terms)
+
+
+@dataclass(frozen=True)
+class SumResult:
+    """What a party answers, the same at every party but for seconds and bytes.
+
+    Attributes:
+        total: the opened sum, int64 [dimension], noise included.
+        sites: whose reports are in it, in name order.
+        excluded: whose reports the norm check left out.
+        refused: reasons by site, for reports that never came into the set.
+        seconds: what the party worked and waited; bytes: what it sent to parties and dealer.
+        stored: whether the sum had been opened or committed to before.
+    """
+
+    total: NDArray[np.int64]
+    sites: tuple[str, ...]
+    excluded: tuple[str, ...]
+    refused: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    bytes: int = 0
+    stored: bool = False
