@@ -23,7 +23,7 @@ from nescient_fl.simulate import simulate
 from nescient_fl.study.run_folder import RunFolder, write_json
 from nescient_fl.study.settings import StudySettings
 
-SMALL = ["--clients", "2", "--partition", "iid", "--min-images", "20", "--min-positives", "4"]
+SMALL = ["--clients", "2", "--aggregation", "plain", "--partition", "iid", "--min-images", "20", "--min-positives", "4"]
 
 Ran = tuple[int, str, str]
 Run = Callable[..., Ran]
@@ -107,10 +107,10 @@ def test_only_one_class(command: Run, tmp_path: Path) -> None:
     [
         (["--clients", "91"], ["--clients 91", "90 patients"]),
         (["--clients", "30"], ["needs", "--clients"]),
-        (["--clients", "2", "--min-positives", "40"], ["positive", "--clients"]),
-        (["--clients", "2", "--partition", "setting"], ["--partition setting", "--clients"]),
-        (["--clients", "2", "--partition", "source"], ["--partition source"]),
-        (["--clients", "2", "--partition", "dirichlet", "--alpha", "0"], ["--alpha"]),
+        (["--clients", "2", "--aggregation", "plain", "--min-positives", "40"], ["positive", "--clients"]),
+        (["--clients", "2", "--aggregation", "plain", "--partition", "setting"], ["--partition setting", "--clients"]),
+        (["--clients", "2", "--aggregation", "plain", "--partition", "source"], ["--partition source"]),
+        (["--clients", "2", "--aggregation", "plain", "--partition", "dirichlet", "--alpha", "0"], ["--alpha"]),
     ],
 )
 def test_more_clients_than_patients_allow(

@@ -26,7 +26,7 @@ class NoEngine:
 
 
 def settings_for(dataset: Path, **options: Any) -> StudySettings:
-    few = {"clients": 2, "partition": "iid", "min_images": 20, "min_positives": 4}
+    few = {"clients": 2, "aggregation": "plain", "partition": "iid", "min_images": 20, "min_positives": 4}
     return make_settings({"data": [str(dataset)], **few, **options})
 
 

@@ -25,7 +25,14 @@ RUN = ArmRun([], 0, 1.5)
 @pytest.fixture(scope="module")
 def data(toy_dataset: Path) -> StudyData:
     settings = make_settings(
-        {"data": [str(toy_dataset)], "clients": 2, "partition": "iid", "min_images": 20, "min_positives": 4}
+        {
+            "data": [str(toy_dataset)],
+            "clients": 2,
+            "aggregation": "plain",
+            "partition": "iid",
+            "min_images": 20,
+            "min_positives": 4,
+        }
     )
     return prepare_data(settings, lambda *_: None)
 

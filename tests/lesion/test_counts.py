@@ -23,7 +23,9 @@ def counts_of(logits: list[float], targets: list[int]) -> ScoreCounts:
 def scored(draw: st.DrawFn, least: int = 0) -> Scored:
     pairs = draw(
         st.lists(
-            st.tuples(st.floats(-12, 12) | st.sampled_from([-8.0, 0.0, WIDTH, 8.0]), st.integers(0, 1)),
+            st.tuples(
+                st.floats(-12, 12) | st.sampled_from([-LARGEST_LOGIT, 0.0, WIDTH, LARGEST_LOGIT]), st.integers(0, 1)
+            ),
             min_size=least,
             max_size=60,
         )
@@ -102,7 +104,7 @@ def test_the_loss_is_the_mean_cross_entropy(images: Scored) -> None:
 def test_small_counts_by_hand() -> None:
     counts = counts_of([-1.0, 0.5, 2.0, -2.0, 1.0], [1, 1, 1, 0, 0])
     assert (counts.positives.sum(), counts.negatives.sum()) == (3, 2)
-    assert counts.positives[int((2.0 + 8) / WIDTH)] == 1
+    assert counts.positives[int((2.0 + LARGEST_LOGIT) / WIDTH)] == 1
     assert counts.recall(0.5) == pytest.approx(2 / 3)
     assert counts.auroc == pytest.approx(4 / 6)
     assert counts.threshold_for_recall(0.6) == pytest.approx(1 / (1 + np.exp(-0.5)))

@@ -39,7 +39,14 @@ def identity(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(tmp_path_factory: pytest.TempPathFactory, toy_dataset: Path) -> Path:
     folder = RunFolder.create(tmp_path_factory.mktemp("client") / "run")
     settings = make_settings(
-        {"data": [str(toy_dataset)], "clients": 2, "partition": "iid", "min_images": 20, "min_positives": 4}
+        {
+            "data": [str(toy_dataset)],
+            "clients": 2,
+            "aggregation": "plain",
+            "partition": "iid",
+            "min_images": 20,
+            "min_positives": 4,
+        }
     )
     prepare_run(settings, folder, Silent())
     return folder.path

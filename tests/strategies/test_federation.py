@@ -15,7 +15,7 @@ from nescient_fl.lesion.network import build_network, get_weights, weights_sha25
 from nescient_fl.lesion.recipe import RECIPES
 from nescient_fl.study import run_folder
 from nescient_fl.study.run_folder import RunFolder, read_lines
-from strategies import federation, state
+from strategies import federation, plain, state
 from strategies.exchange import Stopped
 from strategies.federation import FederatedAveraging, FederationPlan
 from strategies.state import FederationState, load_state, save_state
@@ -286,7 +286,7 @@ def kill_at(patch: pytest.MonkeyPatch, where: Any, name: str, call: int, *, befo
     [
         *((federation, "append_line", call, before) for call in (1, 2, 3, 4) for before in (True, False)),
         *((federation, "save_state", call, False) for call in (1, 2, 3, 4)),
-        (federation, "average", 2, True),
+        (plain, "average", 2, True),
         (state, "save_checkpoint", 2, False),
     ],
     ids=lambda value: "" if hasattr(value, "__name__") else str(value),

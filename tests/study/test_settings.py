@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from nescient_fl.errors import UserError
 from nescient_fl.study.settings import (
+    AGGREGATIONS,
     COHORTS,
     GEOMETRIES,
     PARTITIONS,
@@ -30,7 +31,7 @@ def write_config(folder: Path, text: str) -> Path:
 @st.composite
 def some_options(draw: st.DrawFn) -> dict[str, Any]:
     """Any of the options, each with a value that can be."""
-    clients = draw(st.integers(1, 200))
+    clients = draw(st.integers(3, 200))
     every = {
         "rounds": st.integers(1, 1000),
         "local_epochs": st.integers(1, 50),
@@ -40,6 +41,9 @@ def some_options(draw: st.DrawFn) -> dict[str, Any]:
         "balance": st.floats(0.01, 100),
         "geometry": st.sampled_from(GEOMETRIES),
         "partition": st.sampled_from(PARTITIONS),
+        "aggregation": st.sampled_from(AGGREGATIONS),
+        "clip": st.floats(0.01, 100),
+        "share_metrics": st.lists(st.text(), min_size=1).map(tuple),
         "alpha": st.none() | st.floats(0, 100),
         "learning_rate": st.none() | st.floats(1e-9, 10),
         "clip_norm": st.none() | st.floats(1e-9, 10),
@@ -155,16 +159,42 @@ def test_the_recipe_is_changed_by_the_options_given_alone() -> None:
 
 
 def test_more_than_half_of_the_sites_must_answer_unless_said_otherwise() -> None:
-    assert [StudySettings().needed_sites(sites) for sites in (1, 2, 3, 4, 5)] == [1, 2, 2, 3, 3]
-    assert make_settings({"min_sites": 1}).needed_sites(5) == 1
+    plain = make_settings({"aggregation": "plain"})
+    assert [plain.needed_sites(sites) for sites in (1, 2, 3, 4, 5)] == [1, 2, 2, 3, 3]
+    assert make_settings({"aggregation": "plain", "min_sites": 1}).needed_sites(5) == 1
+
+
+def test_a_secure_sum_is_of_four_fifths_and_three_sites_at_least() -> None:
+    assert [StudySettings().needed_sites(sites) for sites in (3, 4, 5, 10, 100)] == [3, 4, 4, 8, 80]
+    assert make_settings({"min_sites": 1}).needed_sites(5) == 3
+    assert make_settings({"min_sites": 5}).needed_sites(5) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"clients": 2}, "--aggregation plain"),
+        ({"parties": 1}, "--parties must be from 2"),
+        ({"clip": 0.0}, "--clip must be above 0"),
+        ({"aggregation": "none"}, "--aggregation is one of"),
+        ({"aggregation": "plain", "dp_epsilon": 1.0, "dp_delta": 1e-5}, "need --aggregation secure"),
+        ({"aggregation": "plain", "strict_membership": True}, "need --aggregation secure"),
+        ({"dp_epsilon": 1.0}, "both --dp-epsilon and --dp-delta"),
+        ({"dp_epsilon": 1.0, "dp_delta": 1.0}, "--dp-delta between"),
+        ({"dp_epsilon": 0.0, "dp_delta": 1e-5}, "--dp-epsilon must be above 0"),
+    ],
+)
+def test_privacy_options_that_cannot_be(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        make_settings(options)
 
 
 def test_a_file_says_options_as_the_command_line_does(tmp_path: Path) -> None:
     path = write_config(
         tmp_path, 'clients = 4\nlocal-epochs = 3\ntarget_recall = 0.8\ndata = ["a", "b"]\nbaselines = false\n'
     )
-    settings = make_settings({"clients": 2}, read_config_file(path))
-    assert (settings.clients, settings.local_epochs, settings.target_recall) == (2, 3, 0.8)
+    settings = make_settings({"clients": 3}, read_config_file(path))
+    assert (settings.clients, settings.local_epochs, settings.target_recall) == (3, 3, 0.8)
     assert (settings.data, settings.baselines) == (("a", "b"), False)
 
 
