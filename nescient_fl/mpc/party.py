@@ -130,8 +130,9 @@ def _accept(
     for index, copy in enumerate(copies):
         name = f"report {index}"
         try:
+            # The name that it claims, until the signature proves it: somebody must be told which report it was.
+            name = ReportHeader.from_bytes(copy.header).site
             header = verify_copy(copy, roster, rank)
-            name = header.site
             _check_header(header, request, roster)
             if store.seen(header.report_id):
                 raise ReplayError("its report was used before")

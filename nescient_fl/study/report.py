@@ -20,6 +20,7 @@ from nescient_fl.study.figures import FIGURES, draw_figures
 from nescient_fl.study.figures_sites import MANY
 from nescient_fl.study.figures_style import Picture
 from nescient_fl.study.report_run import RunFolder, flat, one_line, read_run, rerun_command
+from nescient_fl.study.report_privacy import secure_sentences, secure_table
 from nescient_fl.study.report_sites import SiteContent, site_contents
 from nescient_fl.study.report_values import (
     ARMS,
@@ -140,7 +141,8 @@ def _context(run: RunFolder, contents: Sequence[SiteContent]) -> Json:
         "rounds": tables.rounds_table(run.rounds, clients) if run.rounds else None,
         "time": tables.time_table(metrics),
         "traffic": tables.traffic_table(metrics),
-        "secure": _facts("Secure aggregation", metrics.get("secure")),
+        "secure": secure_table(metrics),
+        "secure_sentences": secure_sentences(metrics),
         "encrypted": _facts("Encrypted inference", metrics.get("encrypted")),
         "data": tables.data_tables(data),
         "notes": [plain(note) for note in data.get("notes") or []],
