@@ -22,6 +22,7 @@ _CHUNK = 1 << 18
 _LONGEST_REASON = 200
 LARGEST_PAYLOAD = 1 << 30
 _RETRY_SECONDS = 0.02
+_DRAIN_SECONDS = 0.3
 
 
 class Deadline:
@@ -91,7 +92,18 @@ class Channel:
         """Tell the peer why this side ends, if it still listens, and close."""
         with contextlib.suppress(SessionAborted):
             self.send(ABORT, reason.encode()[: _LONGEST_REASON * 4], Deadline(0.5))
+        self._drain()
         self.close()
+
+    def _drain(self) -> None:
+        """Read what is on its way until the peer closes too: closing over unread data would destroy the reason."""
+        deadline = Deadline(_DRAIN_SECONDS)
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_WR)
+            while deadline.left() > 0:
+                self._connection.settimeout(max(deadline.left(), 0.001))
+                if not self._connection.recv(_CHUNK):
+                    break
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

@@ -87,7 +87,7 @@ def check_norms(session: Exchange, shares: _Words, bound: NormBound, material: M
     """
     count, length = shares.shape
     coins = SecretStream(toss_coins(session))
-    sketches = [sketch(shares, *draw_sketch(coins, length, buckets)) for buckets, _ in SKETCHES]
+    sketches = [sketch(shares, *draw_sketch(coins, length, buckets), buckets) for buckets, _ in SKETCHES]
     projections = [
         project(vector, draw_projections(coins, vector.shape[1], rows))
         for vector, (_, rows) in zip(sketches, SKETCHES, strict=True)
@@ -123,9 +123,8 @@ def draw_sketch(coins: SecretStream, length: int, buckets: int) -> tuple[_Words,
     return words & np.int64(buckets - 1), np.where(words < 0, np.int64(-1), np.int64(1))
 
 
-def sketch(vectors: _Words, buckets: _Words, signs: _Words) -> _Words:
-    """Sketch vectors int64 [n, L]: int64 [n, m], m the power of two above the largest bucket; sums wrap."""
-    size = 1 << int(buckets.max()).bit_length()
+def sketch(vectors: _Words, buckets: _Words, signs: _Words, size: int) -> _Words:
+    """Sketch vectors int64 [n, L] into ``size`` buckets: int64 [n, size]; sums wrap."""
     order = np.argsort(buckets, kind="stable")
     counts = np.bincount(buckets, minlength=size)
     filled = np.flatnonzero(counts)

@@ -1,0 +1,307 @@
+"""Sessions over real TLS: who gets in, what is said, and how a session ends."""
+
+import contextlib
+import os
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nescient_fl.mpc.channel import DATA, HELLO, Channel, Deadline, Listener, connect
+from nescient_fl.mpc.dealer import serve_session
+from nescient_fl.mpc.errors import MaterialError, SessionAborted
+from nescient_fl.mpc.keys import MemberKeys, load_keys, new_keys, public_part
+from nescient_fl.mpc.material import MaterialRequest
+from nescient_fl.mpc.roster import Member, Roster
+from nescient_fl.mpc.session import Session
+
+ID = bytes(range(32))
+TIMES = {"timeout": 1.0, "deadline": 3.0}
+REQUEST = MaterialRequest(ands=1000)
+
+
+class Hosts:
+    """Keys and a roster with K parties and a dealer, on Unix sockets or on loopback."""
+
+    def __init__(self, folder: Path, parties: int = 2, tcp: bool = False) -> None:
+        self.folder = folder
+        members = []
+        for name, role in [(f"party-{n + 1}", "party") for n in range(parties)] + [("dealer", "dealer")]:
+            address = f"127.0.0.1:{free_port()}" if tcp else f"unix:{folder / name}.s"
+            members.append(public_part(new_keys(folder / name, name, role), address))
+        members += [public_part(new_keys(folder / f"s{n}", f"s{n}", "site")) for n in range(3)]
+        self.roster = Roster("test", 1, tuple(members), 3)
+
+    def keys(self, name: str) -> MemberKeys:
+        return load_keys(self.folder / name)
+
+    def member(self, name: str) -> Member:
+        return next(member for member in self.roster.members if member.name == name)
+
+    def session(self, rank: int, **changes: Any) -> Session:
+        options = {"roster": self.roster, "session_id": ID, **TIMES, **changes}
+        return Session(self.keys(f"party-{rank + 1}"), **options)
+
+    def dealer(self, **changes: Any) -> Any:
+        return serve_session(self.keys("dealer"), self.roster, changes.pop("session_id", ID), **TIMES)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Hosts:
+    return Hosts(tmp_path)
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as threads:
+        yield threads
+
+
+def together(pool: ThreadPoolExecutor, hosts: Hosts, work: Callable[[Session], Any]) -> list[Future[Any]]:
+    def party(rank: int) -> Any:
+        with hosts.session(rank) as session:
+            return work(session)
+
+    return [pool.submit(hosts.dealer), *(pool.submit(party, rank) for rank in range(len(hosts.roster.parties)))]
+
+
+@pytest.mark.parametrize(("parties", "tcp"), [(2, False), (2, True), (3, False), (3, True)])
+def test_everybody_hears_everybody(tmp_path: Path, pool: ThreadPoolExecutor, parties: int, tcp: bool) -> None:
+    hosts = Hosts(tmp_path, parties, tcp)
+
+    def work(session: Session) -> tuple[list[bytes], list[int], int]:
+        small = session.exchange(b"small %d" % session.rank)
+        # Sizes differ, and the largest fill every buffer on the way.
+        large = session.exchange(bytes([session.rank]) * 3_000_000 * (session.rank + 1))
+        return small, [len(part) for part in large], len(session.material(REQUEST))
+
+    dealt, *answers = [future.result() for future in together(pool, hosts, work)]
+    for small, large, _ in answers:
+        assert small == [b"small %d" % rank for rank in range(parties)]
+        assert large == [3_000_000 * (rank + 1) for rank in range(parties)]
+    assert [blob for _, _, blob in answers] == [32] * (parties - 1) + [32 + 8000]
+    assert dealt.bytes_sent > 8000
+
+
+def test_a_session_may_end_without_asking_the_dealer(hosts: Hosts, pool: ThreadPoolExecutor) -> None:
+    dealt, *_ = [future.result() for future in together(pool, hosts, lambda session: session.exchange(b"x"))]
+    assert dealt.bytes_sent < 1000
+
+
+def failures(futures: list[Future[Any]]) -> list[SessionAborted]:
+    errors = [future.exception() for future in futures]
+    return [error for error in errors if isinstance(error, SessionAborted)]
+
+
+def test_a_party_that_never_comes_is_named(hosts: Hosts) -> None:
+    started = time.monotonic()
+    with pytest.raises(SessionAborted, match="party-2 did not connect") as caught, hosts.session(0):
+        pass
+    assert caught.value.lost == "party-2"
+    with pytest.raises(SessionAborted, match="party-1 cannot be reached") as caught, hosts.session(1):
+        pass
+    assert caught.value.lost == "party-1"
+    assert time.monotonic() - started < 5
+
+
+def test_a_dealer_that_never_comes_is_named(hosts: Hosts, pool: ThreadPoolExecutor) -> None:
+    def party(rank: int) -> None:
+        with hosts.session(rank):
+            pass
+
+    found = failures([pool.submit(party, rank) for rank in (0, 1)])
+    assert "dealer" in {error.lost for error in found}
+
+
+def test_a_party_that_stops_talking_is_named_in_time(hosts: Hosts, pool: ThreadPoolExecutor) -> None:
+    def work(session: Session) -> None:
+        if session.rank == 1:
+            time.sleep(2)
+            return
+        session.exchange(b"x")
+
+    started = time.monotonic()
+    _, first, _ = together(pool, hosts, work)
+    error = first.exception()
+    assert isinstance(error, SessionAborted)
+    assert (str(error), error.lost) == ("party-2 was silent for too long", "party-2")
+    assert time.monotonic() - started < 3
+
+
+def test_a_party_that_fails_tells_the_other_what_kind_of_error_it_was(hosts: Hosts, pool: ThreadPoolExecutor) -> None:
+    def work(session: Session) -> None:
+        if session.rank == 1:
+            raise ValueError("secret words")
+        session.exchange(b"x")
+
+    dealer, first, second = together(pool, hosts, work)
+    assert isinstance(second.exception(), ValueError)
+    assert str(first.exception()) == "party-2 gave up: ValueError"
+    assert "gave up" in str(dealer.exception())
+
+
+def test_a_connection_that_breaks_in_a_message_is_named(hosts: Hosts, pool: ThreadPoolExecutor) -> None:
+    def work(session: Session) -> None:
+        if session.rank == 1:
+            channel = session._channels[0]
+            channel._connection.send(b"\x02" + (0).to_bytes(8, "big") + (1000).to_bytes(8, "big") + b"half")
+            channel.close()
+            return
+        session.exchange(b"x")
+
+    _, first, _ = together(pool, hosts, work)
+    error = first.exception()
+    assert isinstance(error, SessionAborted)
+    assert error.lost == "party-2"
+
+
+def pair(hosts: Hosts, pool: ThreadPoolExecutor) -> tuple[Channel, Channel]:
+    listener = Listener(hosts.member("party-1").address or "")
+    accepted = pool.submit(listener.accept, hosts.keys("party-1"), [hosts.member("party-2")], Deadline(2))
+    there = connect(hosts.keys("party-2"), hosts.member("party-1"), Deadline(2))
+    here = accepted.result()
+    listener.close()
+    assert here is not None
+    return here, there
+
+
+def test_a_message_that_is_too_long_is_refused_before_it_is_read(hosts: Hosts, pool: ThreadPoolExecutor) -> None:
+    here, there = pair(hosts, pool)
+    there._connection.send(b"\x02" + (0).to_bytes(8, "big") + (2**60).to_bytes(8, "big"))
+    with pytest.raises(SessionAborted, match="too much"):
+        here.receive(DATA, Deadline(1))
+
+
+def test_a_message_out_of_turn_is_refused(hosts: Hosts, pool: ThreadPoolExecutor) -> None:
+    here, there = pair(hosts, pool)
+    there._connection.send(b"\x02" + (1).to_bytes(8, "big") + (0).to_bytes(8, "big"))
+    with pytest.raises(SessionAborted, match="frame 1, not 0"):
+        here.receive(DATA, Deadline(1))
+    here, there = pair(hosts, pool)
+    there.send(DATA, b"", Deadline(1))
+    with pytest.raises(SessionAborted, match="kind 2, not 1"):
+        here.receive(HELLO, Deadline(1))
+
+
+def test_a_reason_is_cut_and_made_printable(hosts: Hosts, pool: ThreadPoolExecutor) -> None:
+    here, there = pair(hosts, pool)
+    there.abort("why\n\x1b[2J" + "x" * 500)
+    with pytest.raises(SessionAborted) as caught:
+        here.receive(DATA, Deadline(1))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300
+
+
+def strangers(hosts: Hosts, folder: Path) -> dict[str, MemberKeys]:
+    return {
+        "unknown key": new_keys(folder / "x", "party-2", "party"),
+        "another role": hosts.keys("dealer"),
+    }
+
+
+@pytest.mark.parametrize("who", ["unknown key", "another role"])
+def test_a_stranger_gets_no_session(hosts: Hosts, tmp_path: Path, pool: ThreadPoolExecutor, who: str) -> None:
+    keys = strangers(hosts, tmp_path)[who]
+    waiting = pool.submit(lambda: hosts.session(0).__enter__())
+
+    def try_it() -> None:
+        channel = connect(keys, hosts.member("party-1"), Deadline(0.8))
+        channel.send(HELLO, b"{}", Deadline(0.5))
+        channel.receive(HELLO, Deadline(0.5))
+
+    with pytest.raises(SessionAborted):
+        try_it()
+    error = waiting.exception()
+    assert isinstance(error, SessionAborted)
+    assert error.lost == "party-2"
+
+
+def test_an_impostor_at_a_partys_address_is_found_out(hosts: Hosts, tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+    impostor = new_keys(tmp_path / "x", "party-1", "party")
+    listener = Listener(hosts.member("party-1").address or "")
+    pool.submit(listener.accept, impostor, [hosts.member("party-2")], Deadline(1))
+    with pytest.raises(SessionAborted, match="party-1 could not prove who it is") as caught, hosts.session(1):
+        pass
+    assert caught.value.lost == "party-1"
+    listener.close()
+
+
+def test_an_older_tls_and_plain_text_are_refused(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+    hosts = Hosts(tmp_path, tcp=True)
+    host, _, port = (hosts.member("party-1").address or "").rpartition(":")
+    waiting = pool.submit(lambda: hosts.session(0).__enter__())
+    time.sleep(0.1)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    keys = hosts.keys("party-2")
+    context.load_cert_chain(keys.certificate_path, keys.signing_path)
+    with socket.create_connection((host, int(port))) as plain, pytest.raises(ssl.SSLError):
+        context.wrap_socket(plain)
+    with socket.create_connection((host, int(port))) as plain:
+        plain.settimeout(1)
+        plain.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        with contextlib.suppress(ConnectionResetError):
+            assert b"HTTP" not in plain.recv(100)
+    assert isinstance(waiting.exception(), SessionAborted)
+
+
+@pytest.mark.parametrize("change", ["session", "roster"])
+def test_parties_of_different_sessions_or_rosters_do_not_meet(
+    hosts: Hosts, pool: ThreadPoolExecutor, change: str
+) -> None:
+    other: dict[str, Any] = (
+        {"session_id": os.urandom(32)} if change == "session" else {"roster": replace(hosts.roster, serial=2)}
+    )
+    waiting = pool.submit(lambda: hosts.session(0).__enter__())
+    with pytest.raises(SessionAborted, match="another session") as caught, hosts.session(1, **other):
+        pass
+    assert caught.value.lost == "party-1"
+    error = waiting.exception()
+    assert isinstance(error, SessionAborted)
+    assert error.lost == "party-2"
+
+
+def test_a_connection_of_an_earlier_session_does_not_spoil_the_next(hosts: Hosts, pool: ThreadPoolExecutor) -> None:
+    futures = [pool.submit(hosts.dealer)]
+
+    def first() -> list[bytes]:
+        with hosts.session(0) as session:
+            return session.exchange(b"a")
+
+    futures.append(pool.submit(first))
+    with pytest.raises(SessionAborted), hosts.session(1, session_id=os.urandom(32)):
+        pass
+    with hosts.session(1) as session:
+        assert session.exchange(b"b") == [b"a", b"b"]
+    assert futures[1].result() == [b"a", b"b"]
+
+
+def test_parties_that_ask_the_dealer_for_different_things_get_nothing(hosts: Hosts, pool: ThreadPoolExecutor) -> None:
+    def work(session: Session) -> None:
+        session.material(MaterialRequest(ands=1000 + session.rank))
+
+    dealer, *parties = together(pool, hosts, work)
+    assert isinstance(dealer.exception(), MaterialError)
+    assert all("dealer gave up: MaterialError" in str(party.exception()) for party in parties)
+
+
+def test_a_session_leaves_no_socket_and_no_thread(hosts: Hosts, pool: ThreadPoolExecutor) -> None:
+    before = threading.active_count()
+    for future in together(pool, hosts, lambda session: session.material(REQUEST)):
+        future.result()
+    assert not list(hosts.folder.glob("*.s"))
+    assert threading.active_count() <= before + 3  # the pool's own
