@@ -19,8 +19,8 @@ from nescient_fl.study import report_tables as tables
 from nescient_fl.study.figures import FIGURES, draw_figures
 from nescient_fl.study.figures_sites import MANY
 from nescient_fl.study.figures_style import Picture
-from nescient_fl.study.report_run import RunFolder, flat, one_line, read_run, rerun_command
 from nescient_fl.study.report_privacy import secure_sentences, secure_table
+from nescient_fl.study.report_run import RunFolder, flat, one_line, read_run, rerun_command
 from nescient_fl.study.report_sites import SiteContent, site_contents
 from nescient_fl.study.report_values import (
     ARMS,

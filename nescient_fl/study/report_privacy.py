@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nescient_fl.study.report_tables import Table
-from nescient_fl.study.report_values import count, fixed, real, section
+from nescient_fl.study.report_values import MISSING, count, fixed, real, section
 
 
 def secure_table(metrics: Mapping[str, Any]) -> Table | None:
@@ -50,12 +50,12 @@ def secure_sentences(metrics: Mapping[str, Any]) -> str:
 
 def _milliseconds(seconds: object) -> str:
     value = real(seconds)
-    return "–" if value is None else f"{fixed(value * 1000, 1)} ms"
+    return MISSING if value is None else f"{fixed(value * 1000, 1)} ms"
 
 
 def _small(value: object) -> str:
     number = real(value)
-    return "–" if number is None else f"{number:.1e}"
+    return MISSING if number is None else f"{number:.1e}"
 
 
 def _names(value: object) -> str:
