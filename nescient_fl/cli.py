@@ -1,7 +1,7 @@
 """What every command shares: one clear line for a user's mistake, and the ``nescient`` umbrella command.
 
-A command module defines a function with typer annotations, ``run_command(function)`` under
-``if __name__ == "__main__"``, and an entry in ``COMMANDS``. It imports what is heavy inside the function, so
+A command module defines a function with typer annotations (or a ``command_group`` of them), ``run_command`` of it
+under ``if __name__ == "__main__"``, and an entry in ``COMMANDS``. It imports what is heavy inside the function, so
 that ``--help`` and a mistyped option answer at once.
 """
 
@@ -9,7 +9,7 @@ import functools
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import click
@@ -25,15 +25,32 @@ COMMANDS = {
     "prepare": ("nescient_fl.prepare", "prepare"),
     "phantom": ("nescient_fl.phantom", "phantom"),
     "centralize": ("nescient_fl.centralize", "centralize"),
+    "roster": ("nescient_fl.roster", "roster"),
 }
 
 
+def command_group(about: str, functions: Sequence[Callable[..., Any]]) -> typer.Typer:
+    """Return a command of commands, each named like its function."""
+    app = typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        help=about,
+    )
+    for function in functions:
+        app.command(function.__name__)(_interruptible(function))
+    return app
+
+
 def run_command(function: Callable[..., Any]) -> None:
-    """Run one typer-annotated function as a program and exit.
+    """Run one typer-annotated function, or a group of them, as a program and exit.
 
     A ``UserError`` or a full or forbidden disk becomes one line on standard error and exit status 2; Ctrl-C
     becomes one line and 130. Anything else is a defect and keeps its traceback.
     """
+    if isinstance(function, typer.Typer):
+        _run(function)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
     app.command()(_interruptible(function))
     _run(app)
@@ -52,7 +69,7 @@ def _interruptible(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _run(app: typer.Typer) -> None:
+def _run(app: typer.Typer) -> NoReturn:
     try:
         # Not standalone, so that a mistyped option is told in the same one line as every other mistake.
         status = app(standalone_mode=False)
@@ -85,7 +102,11 @@ def main() -> None:
     for name, (module, function) in COMMANDS.items():
         # Only the command that was asked for is imported, unless help for all of them is.
         if wanted in (None, name) or wanted not in COMMANDS:
-            app.command(name)(_interruptible(getattr(importlib.import_module(module), function)))
+            command = getattr(importlib.import_module(module), function)
+            if isinstance(command, typer.Typer):
+                app.add_typer(command, name=name)
+            else:
+                app.command(name)(_interruptible(command))
     app.callback()(_describe)
     _run(app)
 

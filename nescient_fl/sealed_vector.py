@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nescient_fl.lesion.counts import BINS, ScoreCounts
 from nescient_fl.lesion.network import Weights
+from nescient_fl.mpc.shares import decode
 
 METRIC_WORDS = 2 * BINS + 3
 _STEPS = 1024
@@ -103,7 +104,7 @@ def read_sum(
     words = update_words(shapes)
     update = None
     if shapes is not None:
-        flat = total[:words].astype(np.float64) / 2**fraction_bits
+        flat = decode(total[:words], fraction_bits)
         update, start = {}, 0
         for name, shape in shapes.items():
             size = int(np.prod(shape))

@@ -91,7 +91,7 @@ def load_keys(folder: Path) -> MemberKeys:
     name, role = about
     signing = _load(folder / _SIGNING)
     sealing = _load(folder / _SEALING) if role == PARTY else None
-    certificate = _read(folder / _CERTIFICATE).decode("ascii") if role in (PARTY, DEALER) else None
+    certificate = _read(folder / _CERTIFICATE).decode("utf-8", "replace") if role in (PARTY, DEALER) else None
     if not isinstance(signing, Ed25519PrivateKey):
         raise KeyFileError(f"{folder / _SIGNING} is no Ed25519 key")
     if sealing is not None and not isinstance(sealing, X25519PrivateKey):

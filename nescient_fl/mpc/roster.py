@@ -29,7 +29,7 @@ ROLES = (SITE, PARTY, DEALER, AUTHORITY)
 
 LARGEST_FILE = 8 * 2**20
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
-_ADDRESS = re.compile(r"unix:/.+|\[[0-9a-fA-F:.]+\]:\d{1,5}|[A-Za-z0-9.-]+:\d{1,5}")
+_ADDRESS = re.compile(r"unix:/[^\0]+|(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})")
 _DOMAIN = b"nescient/roster/1\x1f"
 
 
@@ -39,9 +39,25 @@ def check_name(name: str) -> None:
         raise RosterError(f"a member's name is 1 to 40 of a-z, 0-9 and -, got {name!r}")
 
 
+def check_address(name: str, address: str) -> None:
+    """Raise RosterError for an address that is not host:port, [IPv6]:port or unix:/path."""
+    good = _ADDRESS.fullmatch(address)
+    if not good or (good[1] is not None and not 0 < int(good[1]) < 2**16):
+        raise RosterError(f"{name}: an address is host:port or unix:/path, got {address!r}")
+
+
 def default_minimum(sites: int) -> int:
     """Return the fewest sites in a sum for a federation of so many: four fifths, and three at least."""
     return max(3, math.ceil(0.8 * sites))
+
+
+def fingerprint(signing_key: str) -> str:
+    """Return the first 32 hex digits of the SHA-256 of a public key, given in hex, in fours, to be read aloud.
+
+    128 bits: nobody can find another key that sounds the same.
+    """
+    digits = sha256(bytes.fromhex(signing_key)).hexdigest()[:32]
+    return "-".join(digits[start : start + 4] for start in range(0, 32, 4))
 
 
 @dataclass(frozen=True)
@@ -61,7 +77,7 @@ class Member:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, str) and (value is not None or field.name in ("name", "role")):
+            if not isinstance(value, str) and (value is not None or field.name in ("name", "role", "signing_key")):
                 raise RosterError(f"a member's {field.name} is a text")
         check_name(self.name)
         if self.role not in ROLES:
@@ -74,8 +90,8 @@ class Member:
         meets = self.role in (PARTY, DEALER)
         if meets != (self.certificate is not None):
             raise RosterError(f"{self.name}: parties and the dealer, and only they, have a certificate")
-        if self.address is not None and not _ADDRESS.fullmatch(self.address):
-            raise RosterError(f"{self.name}: an address is host:port or unix:/path, got {self.address!r}")
+        if self.address is not None:
+            check_address(self.name, self.address)
         if self.certificate is not None and _certified_key(self.name, self.certificate) != self.signing_key:
             raise RosterError(f"{self.name}: the certificate is not that of its signing key")
 
@@ -91,9 +107,8 @@ class Member:
 
     @property
     def fingerprint(self) -> str:
-        """First 16 hex digits of the SHA-256 of the signing key, in fours, to be read aloud."""
-        digits = sha256(bytes.fromhex(self.signing_key)).hexdigest()[:16]
-        return "-".join(digits[start : start + 4] for start in range(0, 16, 4))
+        """What is read aloud of the signing key, see ``fingerprint``."""
+        return fingerprint(self.signing_key)
 
 
 @dataclass(frozen=True)
@@ -137,11 +152,12 @@ class Roster:
             raise RosterError("every party and the dealer need an address")
         if any(member.role == AUTHORITY for member in self.members):
             raise RosterError("the authority signs the roster and is no member of it")
-        if not 2 <= self.minimum_sites <= len(self.sites):
+        if self.minimum_sites < 2:
             raise RosterError(
-                f"the fewest sites in a sum must be from 2 to {len(self.sites)}, got {self.minimum_sites}: one "
-                "site's sum is that site's update"
+                f"the fewest sites in a sum must be 2 or more, got {self.minimum_sites}: one site's sum is its update"
             )
+        if len(self.sites) < self.minimum_sites:
+            raise RosterError(f"{self.minimum_sites} sites are needed in a sum, the roster has {len(self.sites)}")
         return self
 
     @property
@@ -196,9 +212,8 @@ def sign_roster(roster: Roster, authority: "MemberKeys") -> SignedRoster:
 
 
 def write_signed(signed: SignedRoster, path: Path) -> None:
-    """Write a signed roster as JSON."""
-    values = {"roster": asdict(signed.roster), "authority": signed.authority, "signature": signed.signature}
-    path.write_text(json.dumps(values, sort_keys=True, indent=1) + "\n")
+    """Write a signed roster as JSON, into a new file. Raises RosterError."""
+    write_new(path, {"roster": asdict(signed.roster), "authority": signed.authority, "signature": signed.signature})
 
 
 def read_signed(path: Path, authority: str) -> Roster:
@@ -206,7 +221,7 @@ def read_signed(path: Path, authority: str) -> Roster:
 
     Raises RosterError when it is missing, damaged, incomplete, or signed by somebody else.
     """
-    values = _read_json(path)
+    values = read_object(path)
     if set(values) != {"roster", "authority", "signature"}:
         raise RosterError(f"{path} is no signed roster: sign it with `nescient roster sign`")
     if values["authority"] != authority:
@@ -218,12 +233,6 @@ def read_signed(path: Path, authority: str) -> Roster:
     except (InvalidSignature, ValueError):
         raise RosterError(f"{path}: the authority's signature does not fit: the roster was changed") from None
     return roster.check_complete()
-
-
-def read_draft(path: Path) -> Roster:
-    """Read a roster, signed or not, without any check of who made it. Raises RosterError."""
-    values = _read_json(path)
-    return roster_from(values["roster"] if "signature" in values else values)
 
 
 def roster_from(values: Any) -> Roster:
@@ -247,7 +256,19 @@ def member_from(values: Any) -> Member:
     return Member(**values)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def write_new(path: Path, values: Mapping[str, Any]) -> None:
+    """Write JSON into a file that is not there yet. Raises RosterError."""
+    try:
+        with path.open("x") as file:
+            file.write(json.dumps(values, sort_keys=True, indent=1) + "\n")
+    except FileExistsError:
+        raise RosterError(f"{path} is there already: nothing is overwritten, choose another name") from None
+    except OSError as error:
+        raise RosterError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object of unknown origin. Raises RosterError."""
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise RosterError(f"{path} is too large for a roster")
@@ -257,7 +278,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise RosterError(f"{path} is damaged: it is no JSON") from None
     if not isinstance(values, dict):
-        raise RosterError(f"{path} is no roster")
+        raise RosterError(f"{path} is neither a roster nor a member file")
     return values
 
 

@@ -30,7 +30,8 @@ def encode(values: NDArray[np.float64], fraction_bits: int) -> NDArray[np.int64]
 
     Raises EncodingError for a value that is not finite or reaches 2^62 when scaled.
     """
-    scaled = np.rint(np.asarray(values, np.float64) * 2.0**fraction_bits)
+    with np.errstate(over="ignore"):  # what overflows is infinite, and refused
+        scaled = np.rint(np.asarray(values, np.float64) * 2.0**fraction_bits)
     if not np.isfinite(scaled).all():
         raise EncodingError("a value is not finite")
     if scaled.size and float(np.abs(scaled).max()) >= _LARGEST:

@@ -1,33 +1,24 @@
-"""Shares, keys, roster and sealed reports: every byte that is not what was signed and sealed is refused."""
+"""Sealed reports: every byte that is not what was signed and sealed is refused."""
 
 import json
-import pickle
-import stat
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from nescient_fl.mpc.envelope import ReportHeader, SealedReport, copy_for, open_copy, seal_report, verify_copy
 from nescient_fl.mpc.errors import (
-    EncodingError,
     HeaderError,
-    KeyFileError,
-    MpcError,
-    RosterError,
     SealError,
     SignatureInvalidError,
     UnknownMemberError,
 )
-from nescient_fl.mpc.keys import load_keys, new_keys, public_part
-from nescient_fl.mpc.roster import Member, Roster, default_minimum, read_signed, sign_roster, write_signed
-from nescient_fl.mpc.shares import decode, encode, expand, join, split
+from nescient_fl.mpc.roster import Roster
+from nescient_fl.mpc.shares import join, split
 from nescient_fl.mpc.vault import Vault, create_vault
 
 Words = NDArray[np.int64]
@@ -57,166 +48,6 @@ def opened(vault: Vault, roster: Roster, report: SealedReport, dimension: int = 
         header = verify_copy(copy, roster, rank)
         shares.append(open_copy(copy, header, vault.keys(party.name), rank, dimension))
     return join(shares)
-
-
-# Shares.
-
-
-@given(arrays(np.int64, st.integers(0, 40)), st.integers(2, 5))
-def test_shares_add_up_to_the_secret(secret: Words, parties: int) -> None:
-    shared = split(secret, parties)
-    assert len(shared.seeds) == parties - 1
-    np.testing.assert_array_equal(join([*(expand(s, len(secret)) for s in shared.seeds), shared.last]), secret)
-
-
-def test_the_shares_of_one_secret_are_uniform_and_never_the_same() -> None:
-    first, second = split(np.full(20_000, 7), 2), split(np.full(20_000, 7), 2)
-    assert first.seeds != second.seeds
-    for words in (first.last, expand(first.seeds[0], 20_000)):
-        counts = np.bincount(words.view(np.uint8), minlength=256)
-        # Chi-square with 255 degrees of freedom exceeds 420 once in 10^9.
-        assert ((counts - 625.0) ** 2 / 625).sum() < 420
-
-
-def test_fixed_point_by_hand() -> None:
-    np.testing.assert_array_equal(encode(np.array([1.5, -0.25, 0.0]), 2), [6, -1, 0])
-    np.testing.assert_array_equal(decode(np.array([6, -1, 0]), 2), [1.5, -0.25, 0.0])
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 2.0**46, -(2.0**46)])
-def test_what_the_ring_cannot_hold_is_refused(bad: float) -> None:
-    with pytest.raises(EncodingError):
-        encode(np.array([0.0, bad]), 16)
-
-
-def test_a_secret_is_not_shared_with_one_party() -> None:
-    with pytest.raises(ValueError, match="two parties"):
-        split(VECTOR, 1)
-
-
-# Keys.
-
-
-def test_keys_come_back_and_only_their_owner_can_read_them(tmp_path: Path) -> None:
-    keys = new_keys(tmp_path / "k", "party-1", "party")
-    again = load_keys(tmp_path / "k")
-    assert public_part(again) == public_part(keys)
-    assert stat.S_IMODE((tmp_path / "k").stat().st_mode) == 0o700
-    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "k").iterdir()} == {0o600}
-
-
-def test_keys_never_show_themselves(tmp_path: Path) -> None:
-    keys = new_keys(tmp_path / "k", "party-1", "party")
-    assert repr(keys) == str(keys) == "MemberKeys('party-1', 'party')"
-    with pytest.raises(TypeError):
-        pickle.dumps(keys)
-
-
-def test_keys_are_never_overwritten(tmp_path: Path) -> None:
-    new_keys(tmp_path / "k", "site-1", "site")
-    with pytest.raises(KeyFileError, match="never overwritten"):
-        new_keys(tmp_path / "k", "site-1", "site")
-
-
-@pytest.mark.parametrize("name", ["signing.pem", "sealing.pem", "certificate.pem", "member.txt"])
-@pytest.mark.parametrize("harm", ["missing", "readable", "damaged"])
-def test_key_files_that_cannot_be_trusted_are_refused(tmp_path: Path, name: str, harm: str) -> None:
-    keys = new_keys(tmp_path / "k", "party-1", "party")
-    path = tmp_path / "k" / name
-    if harm == "missing":
-        path.unlink()
-    elif harm == "readable":
-        path.chmod(0o640)
-    else:
-        path.write_text("damaged")
-    with pytest.raises((KeyFileError, RosterError)) as caught:
-        public_part(load_keys(tmp_path / "k"))
-    assert keys.signing.private_bytes_raw().hex() not in str(caught.value)
-
-
-# Roster.
-
-
-def test_a_roster_comes_back_as_it_was_signed(vault: Vault, roster: Roster) -> None:
-    assert [member.name for member in roster.sites] == list(SITES)
-    assert [member.name for member in roster.parties] == ["party-1", "party-2"]
-    assert vault.roster() == roster
-    assert vault.roster().digest == roster.digest
-
-
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(data=st.data())
-def test_any_changed_byte_of_a_roster_is_refused_or_changes_nothing(
-    vault: Vault, roster: Roster, tmp_path: Path, data: st.DataObject
-) -> None:
-    whole = bytearray((vault.folder / "roster.json").read_bytes())
-    place = data.draw(st.integers(0, len(whole) - 1))
-    whole[place] ^= data.draw(st.integers(1, 255))
-    path = tmp_path / "changed.json"
-    path.write_bytes(bytes(whole))
-    authority = (vault.folder / "authority.txt").read_text().strip()
-    try:
-        found = read_signed(path, authority)
-    except RosterError:
-        return
-    assert found == roster  # a space became a tab, say
-
-
-def test_a_roster_of_another_authority_is_refused(vault: Vault, roster: Roster, tmp_path: Path) -> None:
-    other = new_keys(tmp_path / "a", "authority", "authority")
-    write_signed(sign_roster(roster, other), tmp_path / "r.json")
-    with pytest.raises(RosterError, match="another authority"):
-        read_signed(tmp_path / "r.json", (vault.folder / "authority.txt").read_text().strip())
-    with pytest.raises(RosterError, match="an authority signs"):
-        sign_roster(roster, vault.keys("site-1"))
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda m: [x for x in m if x.role != "dealer"], "one dealer"),
-        (lambda m: [x for x in m if x.name != "party-1"], "two compute parties"),
-        (lambda m: [replace(x, address=None) if x.name == "party-1" else x for x in m], "an address"),
-        (lambda m: [x for x in m if x.role != "site"][:] + [x for x in m if x.name == "site-1"], "fewest sites"),
-        (lambda m: [*m, replace(m[0], name="twin")], "same signing key"),
-        (lambda m: [*m, m[0]], "same name"),
-    ],
-)
-def test_a_roster_that_no_federation_can_run_with(roster: Roster, change: Any, words: str) -> None:
-    with pytest.raises(RosterError, match=words):
-        Roster("test", 1, tuple(change(list(roster.members))), 3).check_complete()
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("name", "Site 1"),
-        ("name", ""),
-        ("role", "spy"),
-        ("signing_key", "00"),
-        ("sealing_key", None),
-        ("address", "nowhere"),
-        ("certificate", None),
-        ("certificate", "damaged"),
-        ("name", 5),
-    ],
-)
-def test_a_member_that_cannot_be(roster: Roster, field: str, value: Any) -> None:
-    with pytest.raises(RosterError):
-        replace(roster.parties[0], **{field: value})
-
-
-def test_a_certificate_of_another_key_is_refused(roster: Roster) -> None:
-    first, second = roster.parties
-    with pytest.raises(RosterError, match="not that of its signing key"):
-        replace(first, certificate=second.certificate)
-
-
-def test_the_usual_minimum_is_four_fifths_and_three_at_least() -> None:
-    assert [default_minimum(sites) for sites in (3, 4, 5, 6, 10, 100)] == [3, 4, 4, 5, 8, 80]
-
-
-# Sealed reports.
 
 
 def test_a_report_opens_to_what_was_sealed(vault: Vault, roster: Roster) -> None:
@@ -344,17 +175,3 @@ def test_a_header_has_one_spelling(roster: Roster) -> None:
     ):
         with pytest.raises(HeaderError):
             ReportHeader.from_bytes(other)
-
-
-def test_the_vault_forgets_everything(tmp_path: Path) -> None:
-    vault = create_vault(tmp_path / "v", "test", SITES, 2, 3)
-    vault.remove()
-    assert not (tmp_path / "v").exists()
-    with pytest.raises(MpcError, match="are gone"):
-        vault.roster()
-
-
-def test_members_of_a_roster_are_told_apart_by_ear(roster: Roster) -> None:
-    prints = {member.fingerprint for member in roster.members}
-    assert len(prints) == len(roster.members)
-    assert all(isinstance(member, Member) and len(member.fingerprint) == 19 for member in roster.members)
