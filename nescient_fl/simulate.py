@@ -46,9 +46,35 @@ def simulate(
         float | None,
         _option("Recall that the operating point is chosen for, on validation. [dim](0.9)[/]", _STUDY),
     ] = None,
+    server_optimiser: Annotated[
+        str | None,
+        _option(
+            "How a round's average moves the model: avg (FedAvg), avgm (with momentum), adam or yogi (a step of its "
+            "own for each weight; decays 0.9 and 0.99, tau 0.001). [dim](avgm)[/]",
+            _STUDY,
+        ),
+    ] = None,
     server_momentum: Annotated[
         float | None,
-        _option("Share of a round's step that joins the next; 0 is plain FedAvg. [dim](0.7)[/]", _STUDY),
+        _option("Of avgm: share of a round's step that joins the next; 0 is plain FedAvg. [dim](0.7)[/]", _STUDY),
+    ] = None,
+    server_learning_rate: Annotated[
+        float | None, _option("Of adam and yogi: about how far a weight moves in a round. [dim](0.01)[/]", _STUDY)
+    ] = None,
+    local_objective: Annotated[
+        str | None,
+        _option(
+            "What hospitals train for: plain, or prox, which keeps them near the global model (FedProx). "
+            "[dim](plain)[/]",
+            _STUDY,
+        ),
+    ] = None,
+    proximal_mu: Annotated[
+        float | None, _option("Of prox: how strongly; mu in FedProx. [dim](0.01)[/]", _STUDY)
+    ] = None,
+    participation: Annotated[
+        float | None,
+        _option("Share of the hospitals that each round asks, drawn anew for every round. [dim](1)[/]", _STUDY),
     ] = None,
     aggregation: Annotated[
         str | None,
@@ -89,7 +115,9 @@ def simulate(
     dp_delta: Annotated[float | None, _option("The delta that goes with it, such as 1e-5.", _PRIVACY)] = None,
     min_sites: Annotated[
         int | None,
-        _option("Hospitals that must answer a round. [dim](four fifths; plain: more than half)[/]", _STUDY),
+        _option(
+            "Hospitals that must answer a round. [dim](four fifths; plain: more than half of those asked)[/]", _STUDY
+        ),
     ] = None,
     round_timeout: Annotated[
         float | None, _option("Seconds to wait for a round's answers. [dim](3600)[/]", _STUDY)

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,9 +18,10 @@ from nescient_fl.study.checkpoint import save_checkpoint
 from nescient_fl.study.run_folder import RunFolder, append_line, read_lines, rewrite_lines
 from strategies.answers import Aggregation, Failures, RoundAborted, RoundResult, figures
 from strategies.exchange import exchange, failure_reason, wait_for_nodes
-from strategies.momentum import with_momentum
+from strategies.participation import drawn_sites
 from strategies.plain import PlainAggregation
 from strategies.secure import SecureAggregation, SecurePlan
+from strategies.server_optimiser import ServerOptimiser
 from strategies.state import FederationState, load_state, save_state
 
 
@@ -31,8 +32,9 @@ class FederationPlan:
     Attributes:
         run: the run folder that holds checkpoints and rounds.jsonl.
         sites: how many sites take part.
+        asked_sites: how many of them each round asks, drawn anew for every round.
         needed_sites: how many must answer for a round to count.
-        server_momentum: share of the last round's step that joins the next; 0 is plain FedAvg.
+        server: how the global model moves by a round's average.
         join_timeout, round_timeout: seconds to wait for sites to join, and for their answers to one round.
         secure: how updates are summed without being seen; None sends them in clear.
     """
@@ -43,9 +45,10 @@ class FederationPlan:
     local_epochs: int
     seed: int
     recipe: Recipe
+    asked_sites: int
     needed_sites: int
     round_timeout: float
-    server_momentum: float = 0.0
+    server: ServerOptimiser = field(default_factory=ServerOptimiser)
     join_timeout: float = 120.0
     secure: SecurePlan | None = None
 
@@ -65,17 +68,17 @@ _ATTEMPTS = 3
 
 
 class FederatedAveraging(Strategy):
-    """FedAvg over all sites, a line and a checkpoint a round.
+    """Averages of the sites' updates, round after round; a line and a checkpoint a round.
 
     The exact order of round r, from global model r-1:
-      1. every site is sent model r-1 and an order;
+      1. every site, or as many as take part in a round, drawn for this one, is sent model r-1 and an order;
       2. each scores it on its validation patients, trains it, and answers with its update;
       3. a site that raised, or was silent until the deadline, is named and left out; too few answers stop the
          study, which can be resumed;
       4. the sites' score counts add up to the validation of model r-1: its line is written, and it is kept
          when it is the best so far;
-      5. updates are averaged in the order of site names, weighted by training images, and join the server's
-         momentum where the study has one: model r;
+      5. updates are averaged in the order of site names, weighted by training images, and the server's optimiser
+         moves the model by that average: model r;
       6. the checkpoint is written.
     After the last round one more exchange scores the last model without training it.
     """
@@ -128,12 +131,12 @@ class FederatedAveraging(Strategy):
             save_checkpoint(self._folder.first_sum, {"averaged": result.averaged}, {"sites": result.sites})
         validated = self._write_validation(result)
         before = self._state
-        weights, velocity = with_momentum(before.weights, result.averaged, before.velocity, self._plan.server_momentum)
+        weights, memory = self._plan.server.step(before.weights, result.averaged, before.memory)
         self._state = replace(
             validated,
             round=number,
             weights=weights,
-            velocity=velocity,
+            memory=memory,
             pending=self._line(number, result, time.monotonic() - started, bytes_down),
         )
         save_state(self._folder.checkpoints, self._state)
@@ -174,7 +177,7 @@ class FederatedAveraging(Strategy):
         config: ConfigRecord,  # noqa: ARG002 - Flower's signature; a site's order carries its configuration
         grid: Grid,  # noqa: ARG002
     ) -> Iterable[Message]:
-        """Address the model and the order to every site."""
+        """Address the model and the order to every site of the round."""
         return self._messages(server_round, arrays, train=True)
 
     def configure_evaluate(
@@ -184,7 +187,7 @@ class FederatedAveraging(Strategy):
         config: ConfigRecord,  # noqa: ARG002
         grid: Grid,  # noqa: ARG002
     ) -> Iterable[Message]:
-        """Address the model to every site, to be scored only."""
+        """Address the model to every site of the round, to be scored only."""
         return self._messages(server_round, arrays, train=False)
 
     def aggregate_train(
@@ -226,14 +229,18 @@ class FederatedAveraging(Strategy):
         weights = dict(arrays.to_torch_state_dict())
         kind = MessageType.TRAIN
         return [
-            Message(self._aggregation.extend(order_content(order, weights), train, weights), node, kind)
-            for node in self._nodes.values()
+            Message(self._aggregation.extend(order_content(order, weights), train, weights), self._nodes[name], kind)
+            for name in self._asked(number)
         ]
+
+    def _asked(self, number: int) -> list[str]:
+        return drawn_sites(self._nodes, self._plan.asked_sites, self._plan.seed, number)
 
     def _collect(self, number: int, replies: Iterable[Message]) -> dict[str, Any]:
         """Read the replies as they come; name whoever failed or is silent. Returns answers in name order."""
         names = {node: name for name, node in self._nodes.items()}
-        silent = set(self._nodes)
+        asked = self._asked(number)
+        silent = set(asked)
         answers: dict[str, Any] = {}
         self._failures = []
         for reply in replies:
@@ -254,7 +261,7 @@ class FederatedAveraging(Strategy):
         if len(answers) < self._plan.needed_sites:
             reasons = "; ".join(f"{failure['site']}: {failure['reason']}" for failure in self._failures)
             raise UserError(
-                f"round {number}: {len(answers)} of {self._plan.sites} sites answered, "
+                f"round {number}: {len(answers)} of {len(asked)} sites answered, "
                 f"{self._plan.needed_sites} are needed ({reasons}); mend them and go on with "
                 f"--resume {self._plan.run}"
             )
@@ -275,6 +282,7 @@ class FederatedAveraging(Strategy):
     def _line(self, number: int, result: RoundResult, seconds: float, bytes_down: int) -> dict[str, Any]:
         return {
             "round": number,
+            "asked": self._asked(number),
             "sites": list(result.sites),
             "failures": self._failures,
             "images": result.images,

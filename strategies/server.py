@@ -15,6 +15,7 @@ from nescient_fl.study.run_folder import RunFolder, read_json
 from nescient_fl.study.settings import StudySettings, make_settings
 from strategies.federation import FederatedAveraging, FederationPlan, Watcher
 from strategies.secure import SecurePlan
+from strategies.server_optimiser import ServerOptimiser
 
 
 def make_plan(run: Path) -> FederationPlan:
@@ -25,16 +26,18 @@ def make_plan(run: Path) -> FederationPlan:
     config = read_json(RunFolder.open(run).config)
     settings: StudySettings = make_settings(config["settings"])
     sites = len(config["sites"])
+    step = settings.server_step()
     return FederationPlan(
         run=run,
         sites=sites,
         rounds=settings.rounds,
         local_epochs=settings.local_epochs,
         seed=settings.seed,
-        recipe=settings.resolved_recipe(),
+        recipe=settings.federated_recipe(),
+        asked_sites=settings.asked_sites(sites),
         needed_sites=settings.needed_sites(sites),
         round_timeout=settings.round_timeout,
-        server_momentum=settings.server_momentum,
+        server=ServerOptimiser(step.optimiser, step.momentum or 0.0, step.learning_rate or 0.0),
         secure=_secure_plan(run, settings, config["secure"]),
     )
 

@@ -10,6 +10,7 @@ from nescient_fl.lesion.counts import ScoreCounts
 from nescient_fl.lesion.network import Weights, build_network, get_weights
 from nescient_fl.lesion.recipe import Recipe
 from nescient_fl.study.checkpoint import load_checkpoint, save_checkpoint
+from strategies.server_optimiser import MEMORIES
 
 _KEPT = 2
 _PATTERN = "federated-*.safetensors"
@@ -33,7 +34,7 @@ class FederationState:
         weights: the global model.
         best: the best of the models whose validation is known: up to ``round`` - 1 unless finished.
         pending: the line of rounds.jsonl for ``round``, but for its validation.
-        velocity: server momentum's decaying sum of updates, None without momentum or before round 1.
+        memory: what the server's optimiser carries on, by name; empty before round 1, or when it carries nothing.
         finished: whether the last model has been validated too.
     """
 
@@ -41,7 +42,7 @@ class FederationState:
     weights: Weights
     best: BestModel | None = None
     pending: dict[str, Any] = field(default_factory=dict)
-    velocity: Weights | None = None
+    memory: dict[str, Weights] = field(default_factory=dict)
     finished: bool = False
 
     @classmethod
@@ -63,9 +64,7 @@ class FederationState:
 
 def save_state(folder: Path, state: FederationState) -> None:
     """Write a checkpoint and remove all but the last two, so that a damaged newest one costs one round."""
-    groups = {"model": state.weights}
-    if state.velocity is not None:
-        groups["velocity"] = state.velocity
+    groups = {"model": state.weights, **state.memory}
     best: dict[str, Any] | None = None
     if state.best is not None:
         groups["best"] = state.best.weights
@@ -101,6 +100,6 @@ def load_state(folder: Path) -> FederationState | None:
         weights=groups["model"],
         best=best,
         pending=values["pending"],
-        velocity=groups.get("velocity"),
+        memory={name: groups[name] for name in MEMORIES if name in groups},
         finished=values["finished"],
     )

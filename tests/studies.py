@@ -184,13 +184,16 @@ METRICS = {
     "federation": {
         **dict.fromkeys(("clients", "rounds", "local_epochs", "best_round"), int),
         **dict.fromkeys(("engine", "aggregation", "model_sha256", "last_model_sha256"), str),
-        **dict.fromkeys(("server_momentum", "seconds", "seconds_per_round"), float),
+        **dict.fromkeys(("server_optimiser", "local_objective"), str),
+        **dict.fromkeys(("server_momentum", "server_learning_rate", "proximal_mu"), NUMBER),
+        **dict.fromkeys(("participation", "seconds", "seconds_per_round"), float),
         **dict.fromkeys(("bytes_down_per_site_round", "bytes_up_per_site_round"), int),
         "sites": [
             {
                 "name": str,
                 "images": int,
                 "patients": int,
+                "rounds_asked": int,
                 "rounds_answered": int,
                 "failures": [{"round": int, "reason": str}],
             }

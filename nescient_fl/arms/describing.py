@@ -71,13 +71,19 @@ def describe_federation(
     uploads = [site["bytes_up"] for line in trained for site in line["by_site"] if site["bytes_up"] is not None]
     patients = data.table.groupby("site")["patient"].nunique()
     images = data.table.groupby("site").size()
+    step, mu = settings.server_step(), settings.federated_recipe().proximal
     return {
         "clients": len(data.sites),
         "rounds": settings.rounds,
         "local_epochs": settings.local_epochs,
         "engine": "ray",
         "aggregation": settings.aggregation,
-        "server_momentum": settings.server_momentum,
+        "server_optimiser": step.optimiser,
+        "server_momentum": step.momentum,
+        "server_learning_rate": step.learning_rate,
+        "local_objective": settings.local_objective,
+        "proximal_mu": mu or None,
+        "participation": settings.participation,
         "model_sha256": weights_sha256(state.best.weights),
         "best_round": state.best.round,
         "last_model_sha256": weights_sha256(state.weights),
@@ -90,6 +96,7 @@ def describe_federation(
                 "name": name,
                 "images": int(images[name]),
                 "patients": int(patients[name]),
+                "rounds_asked": sum(name in line["asked"] for line in trained),
                 "rounds_answered": sum(name in line["sites"] for line in trained),
                 "failures": [
                     {"round": line["round"], "reason": failure["reason"]}

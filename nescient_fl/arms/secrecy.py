@@ -119,7 +119,7 @@ def audit_first_sum(settings: StudySettings, data: StudyData, run: RunFolder, de
     groups, values = load_checkpoint(run.first_sum)
     from sites.site import Site
 
-    recipe = settings.resolved_recipe()
+    recipe = settings.federated_recipe()
     weights: Weights = get_weights(build_network(recipe.network, seed=settings.seed))
     order = RoundOrder(1, settings.rounds, settings.local_epochs, settings.seed, recipe_to_json(recipe), True)
     contributions = []

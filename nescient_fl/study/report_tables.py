@@ -146,7 +146,8 @@ def contents_table(contents: Sequence[SiteContent], metrics: Mapping[str, Any]) 
 
 
 def _answered(row: Mapping[str, Any], federation: Mapping[str, Any]) -> str:
-    answered, rounds = real(row.get("rounds_answered")), real(federation.get("rounds"))
+    answered, rounds = real(row.get("rounds_answered")), real(row.get("rounds_asked"))
+    rounds = real(federation.get("rounds")) if rounds is None else rounds
     if answered is None:
         return MISSING
     return count(answered) if rounds is None else f"{count(answered)} of {count(rounds)}"

@@ -18,8 +18,22 @@ GEOMETRIES = ("upright", "paper")
 PARTITIONS = ("setting", "iid", "dirichlet", "quantity", "source")
 DEVICES = ("auto", "cpu", "cuda")
 AGGREGATIONS = ("secure", "plain")
+SERVER_OPTIMISERS = ("avg", "avgm", "adam", "yogi")
+LOCAL_OBJECTIVES = ("plain", "prox")
+_MOMENTUM = 0.7
+_SERVER_LEARNING_RATE = 0.01
+_PROXIMAL_MU = 0.01
 FEWEST_SECURE_SITES = 3
 """Of fewer sites than three, each could tell the other's update from the sum."""
+
+
+@dataclass(frozen=True)
+class ServerStep:
+    """The server's optimiser, and of its two parameters the one that it has."""
+
+    optimiser: str
+    momentum: float | None = None
+    learning_rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -28,7 +42,8 @@ class StudySettings:
 
     ``data`` and ``source`` go together: the n-th source says what the n-th folder is, and may be missing.
     Options of the recipe that are None keep the recipe's own value. A ``partition`` of None is ``setting``
-    where the data tell the settings apart, else ``dirichlet``.
+    where the data tell the settings apart, else ``dirichlet``. ``server_step`` and ``federated_recipe`` say what
+    the server's and the local options come to.
     """
 
     clients: int = 5
@@ -54,7 +69,12 @@ class StudySettings:
     dropout: float | None = None
     device: str = "auto"
     seed: int = 0
-    server_momentum: float = 0.7
+    server_optimiser: str = "avgm"
+    server_momentum: float | None = None
+    server_learning_rate: float | None = None
+    local_objective: str = "plain"
+    proximal_mu: float | None = None
+    participation: float = 1.0
     aggregation: str = "secure"
     parties: int = 2
     clip: float = 8.0
@@ -89,8 +109,6 @@ class StudySettings:
                 raise UserError(f"--{name} must be above 0, got {value}")
         if self.alpha is not None and not self.alpha >= 0:
             raise UserError(f"--alpha must be 0 or more, got {self.alpha}")
-        if not 0 <= self.server_momentum < 1:
-            raise UserError(f"--server-momentum is from 0 up to 1, got {self.server_momentum}")
         if not 0 < self.target_recall <= 1:
             raise UserError(f"--target-recall is a share above 0 and up to 1, got {self.target_recall}")
         if len(self.source) > max(len(self.data), 1):
@@ -98,8 +116,51 @@ class StudySettings:
         if self.min_sites is not None and not 1 <= self.min_sites <= self.clients:
             raise UserError(f"--min-sites must be from 1 to {self.clients} (--clients), got {self.min_sites}")
         _one_of("aggregation", self.aggregation, AGGREGATIONS)
+        self._check_server()
         self._check_secrecy()
-        self.resolved_recipe()
+        self._check_participation()
+        self.federated_recipe()
+
+    def _check_server(self) -> None:
+        _one_of("server-optimiser", self.server_optimiser, SERVER_OPTIMISERS)
+        momentum, rate = self.server_momentum, self.server_learning_rate
+        if momentum is not None and not 0 <= momentum < 1:
+            raise UserError(f"--server-momentum is from 0 up to 1, got {momentum}")
+        if momentum is not None and self.server_optimiser != "avgm" and (momentum or self.server_optimiser != "avg"):
+            raise UserError(
+                f"--server-momentum {momentum:g} goes with --server-optimiser avgm, not {self.server_optimiser}: "
+                "leave one of them away"
+            )
+        if rate is not None and self.server_optimiser not in ("adam", "yogi"):
+            raise UserError(
+                f"--server-learning-rate {rate:g} goes with --server-optimiser adam or yogi, not "
+                f"{self.server_optimiser}"
+            )
+        if rate is not None and not 0 < rate < math.inf:
+            raise UserError(f"--server-learning-rate must be above 0, got {rate}")
+        _one_of("local-objective", self.local_objective, LOCAL_OBJECTIVES)
+        mu = self.proximal_mu
+        if mu is not None and self.local_objective != "prox":
+            raise UserError(f"--proximal-mu {mu:g} goes with --local-objective prox")
+        if mu is not None and not 0 < mu < math.inf:
+            raise UserError(f"--proximal-mu must be above 0, got {mu}")
+
+    def _check_participation(self) -> None:
+        if not 0 < self.participation <= 1:
+            raise UserError(f"--participation is a share above 0 and up to 1, got {self.participation}")
+        if self.participation < 1 and self.strict_membership:
+            raise UserError(
+                "--strict-membership refuses a sum whose hospitals are nearly those of the last, as rounds with "
+                "--participation draw them: leave one of them away"
+            )
+        asked, needed = self.asked_sites(self.clients), self.needed_sites(self.clients)
+        if asked < needed <= self.clients:
+            rule = "a secure sum is" if self.aggregation == "secure" and self.min_sites is None else "a round is"
+            lower = "" if self.aggregation == "secure" and asked < FEWEST_SECURE_SITES else f", or --min-sites {asked}"
+            raise UserError(
+                f"--participation {self.participation:g} asks {asked} of {self.clients} hospitals, but {rule} of "
+                f"{needed} or more: say --participation {_share(needed, self.clients)} or more{lower}"
+            )
 
     def _check_secrecy(self) -> None:
         if not 2 <= self.parties <= 9:
@@ -139,14 +200,38 @@ class StudySettings:
             network=network,
         )
 
+    def federated_recipe(self) -> Recipe:
+        """Return the recipe that sites train by: the study's own, with FedProx's term where it has one.
+
+        Models trained alone have no global model to stay near, so they keep ``resolved_recipe``.
+        """
+        recipe = self.resolved_recipe()
+        if self.local_objective == "plain":
+            return recipe
+        return replace(recipe, proximal=_PROXIMAL_MU if self.proximal_mu is None else self.proximal_mu)
+
+    def server_step(self) -> ServerStep:
+        """Return the server's optimiser with its parameters; without momentum, ``avgm`` is ``avg``."""
+        if self.server_optimiser in ("adam", "yogi"):
+            rate = _SERVER_LEARNING_RATE if self.server_learning_rate is None else self.server_learning_rate
+            return ServerStep(self.server_optimiser, learning_rate=rate)
+        momentum = _MOMENTUM if self.server_momentum is None else self.server_momentum
+        if self.server_optimiser == "avg" or not momentum:
+            return ServerStep("avg")
+        return ServerStep("avgm", momentum=momentum)
+
+    def asked_sites(self, sites: int) -> int:
+        """Return how many of the study's sites a round asks: the share that participates, rounded up."""
+        return max(1, math.ceil(self.participation * sites - 1e-9))
+
     def needed_sites(self, sites: int) -> int:
         """Return how many of the study's sites must answer a round.
 
-        That is ``min_sites``, else more than half; a secure sum is never of fewer than three, nor, unless
-        ``min_sites`` says so, than four fifths.
+        That is ``min_sites``, else more than half of those asked; a secure sum is never of fewer than three, nor,
+        unless ``min_sites`` says so, than four fifths of all.
         """
         if self.aggregation == "plain":
-            return sites // 2 + 1 if self.min_sites is None else self.min_sites
+            return self.asked_sites(sites) // 2 + 1 if self.min_sites is None else self.min_sites
         if self.min_sites is None:
             return max(FEWEST_SECURE_SITES, math.ceil(0.8 * sites))
         return max(FEWEST_SECURE_SITES, self.min_sites)
@@ -236,3 +321,8 @@ def _at_least(name: str, value: int, least: int) -> None:
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise UserError(f"--{name} is one of {', '.join(choices)}, got {value!r}")
+
+
+def _share(part: int, whole: int) -> str:
+    """Return a share, in hundredths, that is this part of the whole or a little more."""
+    return f"{math.ceil(100 * part / whole) / 100:g}"

@@ -15,6 +15,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from nescient_fl.lesion.counts import ScoreCounts
 from nescient_fl.lesion.network import Weights
+from nescient_fl.lesion.recipe import recipe_from_json
 from nescient_fl.messages import (
     ORDER,
     RoundOrder,
@@ -34,8 +35,11 @@ FLOWERS_WORDS = (
 class ToySite:
     """Answers as a site does, deterministic in its name, the order and the model, without any image.
 
+    Training brings it to a target of its own, or with the recipe's proximal term, mu/2 * ||w - w_global||^2 beside
+    1/2 * ||w - target||^2, to the minimum of both, 1 / (1 + mu) of the way.
+
     ``fails`` and ``silent`` say in which rounds the site raises (with what words) or says nothing; ``auroc``
-    which score its validation has in which round (else 0.5).
+    which score its validation has in which round (else 0.5); ``scale`` how far its targets are.
     """
 
     name: str
@@ -44,6 +48,7 @@ class ToySite:
     silent: frozenset[int] = frozenset()
     auroc: dict[int, float] = field(default_factory=dict)
     orders: list[RoundOrder] = field(default_factory=list)
+    scale: float = 1.0
 
     def answer(self, content: RecordDict) -> RecordDict | Error | None:
         if ORDER not in content:
@@ -54,14 +59,22 @@ class ToySite:
             return None
         if order.round in self.fails:
             return Error(1, FLOWERS_WORDS.format(self.fails[order.round]))
+        return self.worked(order, weights, content)
+
+    def worked(self, order: RoundOrder, weights: Weights, content: RecordDict) -> RecordDict:  # noqa: ARG002
+        """Return what the site makes of an order that it neither fails at nor keeps silent to."""
+        return report_content(*self.parts(order, weights))
+
+    def parts(self, order: RoundOrder, weights: Weights) -> tuple[SiteReport, ScoreCounts, Weights | None]:
         update = self._update(order, weights) if order.train else None
-        report = SiteReport(self.name, self.images, 0.7, 0.5, 0.0)
-        return report_content(report, self._counts(order.round), update)
+        return SiteReport(self.name, self.images, 0.7, 0.5, 0.0), self._counts(order.round), update
 
     def _update(self, order: RoundOrder, weights: Weights) -> Weights:
         generator = torch.Generator().manual_seed(derive_seed(order.seed, "toy", self.name, order.round))
+        way = self.scale / (1 + recipe_from_json(order.recipe).proximal)
         return {
-            name: 0.1 * torch.randn(value.shape, generator=generator) - 0.5 * value for name, value in weights.items()
+            name: way * (0.1 * torch.randn(value.shape, generator=generator) - 0.5 * value)
+            for name, value in weights.items()
         }
 
     def _counts(self, number: int) -> ScoreCounts:

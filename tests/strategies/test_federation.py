@@ -18,6 +18,7 @@ from nescient_fl.study.run_folder import RunFolder, read_lines
 from strategies import federation, plain, state
 from strategies.exchange import Stopped
 from strategies.federation import FederatedAveraging, FederationPlan
+from strategies.server_optimiser import ServerOptimiser
 from strategies.state import FederationState, load_state, save_state
 
 NAMES = ("a-1", "b-1", "c-1")
@@ -57,9 +58,10 @@ def plan(run: Path, rounds: int = 3, **changes: Any) -> FederationPlan:
         local_epochs=2,
         seed=7,
         recipe=RECIPES["default"],
+        asked_sites=changes.get("sites", 3),
         needed_sites=2,
         round_timeout=30.0,
-        server_momentum=0.5,
+        server=ServerOptimiser("avgm", momentum=0.5),
         join_timeout=5.0,
     )
     return replace(made, **changes)

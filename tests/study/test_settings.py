@@ -13,8 +13,11 @@ from nescient_fl.study.settings import (
     AGGREGATIONS,
     COHORTS,
     GEOMETRIES,
+    LOCAL_OBJECTIVES,
     PARTITIONS,
+    SERVER_OPTIMISERS,
     UNCERTAIN,
+    ServerStep,
     StudySettings,
     differences,
     make_settings,
@@ -42,6 +45,8 @@ def some_options(draw: st.DrawFn) -> dict[str, Any]:
         "geometry": st.sampled_from(GEOMETRIES),
         "partition": st.sampled_from(PARTITIONS),
         "aggregation": st.sampled_from(AGGREGATIONS),
+        "server_optimiser": st.sampled_from(SERVER_OPTIMISERS),
+        "local_objective": st.sampled_from(LOCAL_OBJECTIVES),
         "clip": st.floats(0.01, 100),
         "share_metrics": st.lists(st.text(), min_size=1).map(tuple),
         "alpha": st.none() | st.floats(0, 100),
@@ -187,6 +192,72 @@ def test_a_secure_sum_is_of_four_fifths_and_three_sites_at_least() -> None:
 def test_privacy_options_that_cannot_be(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         make_settings(options)
+
+
+@pytest.mark.parametrize(
+    ("options", "step"),
+    [
+        ({}, ServerStep("avgm", momentum=0.7)),
+        ({"server_momentum": 0.5}, ServerStep("avgm", momentum=0.5)),
+        ({"server_momentum": 0.0}, ServerStep("avg")),
+        ({"server_optimiser": "avg"}, ServerStep("avg")),
+        ({"server_optimiser": "avg", "server_momentum": 0.0}, ServerStep("avg")),
+        ({"server_optimiser": "avgm", "server_momentum": 0}, ServerStep("avg")),
+        ({"server_optimiser": "adam"}, ServerStep("adam", learning_rate=0.01)),
+        ({"server_optimiser": "yogi", "server_learning_rate": 0.1}, ServerStep("yogi", learning_rate=0.1)),
+    ],
+)
+def test_what_the_servers_options_come_to(options: dict[str, Any], step: ServerStep) -> None:
+    assert make_settings(options).server_step() == step
+
+
+def test_only_the_federated_arm_has_a_proximal_term() -> None:
+    assert make_settings().federated_recipe() == make_settings().resolved_recipe()
+    prox = make_settings({"local_objective": "prox"})
+    assert (prox.federated_recipe().proximal, prox.resolved_recipe().proximal) == (0.01, 0.0)
+    assert make_settings({"local_objective": "prox", "proximal_mu": 1}).federated_recipe().proximal == 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"server_optimiser": "sgd"}, "--server-optimiser is one of avg, avgm, adam, yogi"),
+        ({"server_momentum": 1.0}, "--server-momentum is from 0"),
+        ({"server_optimiser": "avg", "server_momentum": 0.5}, "--server-momentum 0.5 goes with .* avgm, not avg"),
+        ({"server_optimiser": "adam", "server_momentum": 0.0}, "--server-momentum 0 goes with .* avgm, not adam"),
+        ({"server_learning_rate": 0.1}, "--server-learning-rate 0.1 goes with .* adam or yogi, not avgm"),
+        ({"server_optimiser": "adam", "server_learning_rate": 0.0}, "--server-learning-rate must be above 0"),
+        ({"local_objective": "near"}, "--local-objective is one of plain, prox"),
+        ({"proximal_mu": 0.1}, "--proximal-mu 0.1 goes with --local-objective prox"),
+        ({"local_objective": "prox", "proximal_mu": 0.0}, "--proximal-mu must be above 0"),
+        ({"participation": 0.0}, "--participation is a share above 0"),
+        ({"participation": 1.1}, "--participation is a share above 0"),
+        ({"clients": 10, "participation": 0.8, "strict_membership": True}, "leave one of them away"),
+        (
+            {"clients": 10, "participation": 0.5},
+            "--participation 0.5 asks 5 of 10 hospitals, but a secure sum is of 8 or more: "
+            "say --participation 0.8 or more, or --min-sites 5$",
+        ),
+        ({"clients": 10, "participation": 0.2}, "asks 2 of 10 .* --participation 0.8 or more$"),
+        ({"clients": 3, "participation": 0.5}, "asks 2 of 3 .* of 3 or more: say --participation 1 or more$"),
+        (
+            {"clients": 10, "participation": 0.5, "min_sites": 7, "aggregation": "plain"},
+            "asks 5 of 10 hospitals, but a round is of 7 or more: say --participation 0.7 or more, or --min-sites 5$",
+        ),
+    ],
+)
+def test_options_of_the_federation_that_cannot_be(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        make_settings(options)
+
+
+def test_a_share_of_the_sites_is_asked_and_more_than_half_of_those_must_answer() -> None:
+    plain = make_settings({"clients": 10, "participation": 0.3, "aggregation": "plain"})
+    assert [plain.asked_sites(sites) for sites in (1, 5, 10, 100)] == [1, 2, 3, 30]
+    assert plain.needed_sites(10) == 2
+    secure = make_settings({"clients": 10, "participation": 0.5, "min_sites": 4})
+    assert (secure.asked_sites(10), secure.needed_sites(10)) == (5, 4)
+    assert make_settings().asked_sites(7) == 7
 
 
 def test_a_file_says_options_as_the_command_line_does(tmp_path: Path) -> None:
