@@ -12,6 +12,9 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
+from nescient_fl.actions import DEALER as DEALER
+from nescient_fl.actions import PARTY as PARTY
+from nescient_fl.actions import SITE as SITE
 from nescient_fl.lesion.counts import ScoreCounts
 from nescient_fl.lesion.network import Weights
 
@@ -22,9 +25,6 @@ ORDER = "order"
 REPORT = "report"
 COUNTS = "counts"
 NODE = "node"
-
-SITE, PARTY, DEALER = "site", "party", "dealer"
-"""The roles of nodes."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ import numpy as np
 from flwr.app import ConfigRecord, RecordDict
 from numpy.typing import NDArray
 
+from nescient_fl.actions import AGGREGATE as AGGREGATE
+from nescient_fl.actions import DEAL as DEAL
 from nescient_fl.mpc.envelope import PartyCopy, SealedReport
 from nescient_fl.mpc.errors import HeaderError
 from nescient_fl.mpc.sums import SumRequest, SumResult
@@ -23,10 +25,6 @@ SHARED = "shared"
 SUM = "sum"
 OPENED = "opened"
 REFUSED = "refused"
-
-AGGREGATE = "aggregate"
-DEAL = "deal"
-"""Actions of Flower's query messages, for parties and for the dealer."""
 
 
 @dataclass(frozen=True)

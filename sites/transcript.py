@@ -8,13 +8,13 @@ from flwr.app import RecordDict
 
 from nescient_fl.messages import RoundOrder, payload_bytes
 from nescient_fl.sealed_messages import SEALED
-from nescient_fl.study.run_folder import RunFolder, append_line
+from nescient_fl.study.run_folder import append_line
 
 
 def record_departure(
-    run: Path, site: str, order: RoundOrder | None, content: RecordDict, seal_seconds: float | None = None
+    transcript: Path, site: str, order: RoundOrder | None, content: RecordDict, seal_seconds: float | None = None
 ) -> None:
-    """Append a line to the run's transcript before a message leaves. Raises OSError when it cannot.
+    """Append a line to a transcript before a message leaves. Raises OSError when it cannot.
 
     Without an order the message answers the question which site this is; ``seal_seconds`` is what sharing,
     sealing and signing took, null for a message in clear.
@@ -22,7 +22,7 @@ def record_departure(
     kind = "name" if order is None else "update" if order.train else "scores"
     kind = f"sealed {kind}" if SEALED in content.config_records else kind
     append_line(
-        RunFolder(run).transcript,
+        transcript,
         {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "site": site,

@@ -97,6 +97,7 @@ def test_an_answer_leaves_with_a_line_in_the_transcript(run: Path, train: bool, 
         "round": 1,
         "kind": kind,
         "records": sorted([REPORT, COUNTS] + [ARRAYS] * train),
+        "seal_seconds": None,
         "bytes": payload_bytes(reply.content),
         "sha256": content_sha256(reply.content),
     }
