@@ -69,7 +69,7 @@ def test_failing_sites_are_left_out_until_too_few_are_left(
     settings = make_settings(
         {
             **{"data": [str(toy_dataset)], "clients": 3, "partition": "iid", "min_images": 20},
-            **{"min_positives": 4, "rounds": 3, "local_epochs": 1, "device": "cpu"},
+            **{"min_positives": 4, "rounds": 3, "local_epochs": 1, "device": "cpu", "aggregation": "plain"},
         }
     )
     prepare_run(settings, run, notes)
