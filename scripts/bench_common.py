@@ -1,7 +1,8 @@
-"""What the parts of ``bench_training.py`` share: radiographs, the network's plain twin, children, ratios."""
+"""What the benchmarks share: radiographs, the network's plain twin, children, ratios, how figures are shown."""
 
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import torch
+from rich.table import Table
 from torch import nn
 
 from nescient_fl.arms.data import PHANTOM_SEED, cache_folder
@@ -124,3 +127,52 @@ class Line:
 def ratios(above: Sequence[float], below: Sequence[float]) -> tuple[float, ...]:
     """Divide repeats that were taken side by side, pair by pair."""
     return tuple(a / b for a, b in zip(above, below, strict=True))
+
+
+def machine() -> dict[str, Any]:
+    """Say what the figures were measured on."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return {
+        "processors": os.cpu_count(),
+        "model": model,
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "load_average": [round(value, 2) for value in os.getloadavg()],
+    }
+
+
+def machine_line(about: Mapping[str, Any]) -> str:
+    """Say it in one line."""
+    return (
+        f"{about['processors']} processors ({about['model']}), Python {about['python']}, "
+        f"torch {about['torch']}; load average {about['load_average'][0]}"
+    )
+
+
+def table(lines: Sequence[Line]) -> Table:
+    """Lay the lines out."""
+    shown = Table(title=None)
+    for name in ("part", "measured", "median", "spread", "target", "", "note"):
+        shown.add_column(name, justify="right" if name in ("median", "target") else "left")
+    for line in lines:
+        digits = ".3f" if line.unit == "" else ".2f"
+        if 0 < abs(line.median) < 0.005:
+            digits = ".1e"
+        sign = {"least": "≥", "most": "≤"}[line.bound]
+        low, high = min(line.values), max(line.values)
+        verdict = {None: "", True: "[green]pass[/]", False: "[red]FAIL[/]"}[line.passed]
+        shown.add_row(
+            line.part,
+            line.what,
+            f"{line.median:{digits}}{' ' * (line.unit not in ('', 'x'))}{line.unit}",
+            f"{low:{digits}} to {high:{digits}}" if len(line.values) > 1 else "",
+            "" if line.target is None else f"{sign} {line.target:g}",
+            verdict,
+            line.note,
+        )
+    return shown

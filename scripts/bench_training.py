@@ -14,22 +14,18 @@ machine spoil the figures: the load average is shown.
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from bench_common import Line, bench_data, ratios, run_child
+from bench_common import Line, bench_data, machine, machine_line, ratios, run_child, table
 from rich.console import Console
-from rich.table import Table
 
 from nescient_fl.arms.ray_engine import ENVIRONMENT
 
@@ -242,45 +238,6 @@ PARTS: dict[str, Callable[[Size], list[Line]]] = {
 }
 
 
-def machine() -> dict[str, Any]:
-    """Say what the figures were measured on."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    return {
-        "processors": os.cpu_count(),
-        "model": model,
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "load_average": [round(value, 2) for value in os.getloadavg()],
-    }
-
-
-def table(lines: Sequence[Line]) -> Table:
-    """Lay the lines out."""
-    shown = Table(title=None)
-    for name in ("part", "measured", "median", "spread", "target", "", "note"):
-        shown.add_column(name, justify="right" if name in ("median", "target") else "left")
-    for line in lines:
-        digits = ".3f" if line.unit == "" else ".2f"
-        sign = {"least": "≥", "most": "≤"}[line.bound]
-        low, high = min(line.values), max(line.values)
-        verdict = {None: "", True: "[green]pass[/]", False: "[red]FAIL[/]"}[line.passed]
-        shown.add_row(
-            line.part,
-            line.what,
-            f"{line.median:{digits}}{' ' * (line.unit == 's')}{line.unit}",
-            f"{low:.2f} to {high:.2f}" if len(line.values) > 1 else "",
-            "" if line.target is None else f"{sign} {line.target:g}",
-            verdict,
-            line.note,
-        )
-    return shown
-
-
 def main() -> None:
     """Measure every part, print the table, and end with status 1 when a target was missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -292,11 +249,7 @@ def main() -> None:
     # Where output is no terminal, lines are as long as they need to be.
     console = Console(width=None if sys.stdout.isatty() else 180)
     about = machine()
-    console.print(
-        f"{about['processors']} processors ({about['model']}), Python {about['python']}, "
-        f"torch {about['torch']}; load average {about['load_average'][0]}",
-        highlight=False,
-    )
+    console.print(machine_line(about), highlight=False)
     bench_data(size.phantom, size.phantom)
     lines: list[Line] = []
     for name in arguments.only:

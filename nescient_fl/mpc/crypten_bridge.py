@@ -6,9 +6,7 @@ the modules in use comes from a ``SecretStream``, and what has no place here rai
 crypten: it also mends an import that newer versions of torch broke.
 """
 
-import importlib
 import json
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,21 +16,17 @@ import numpy as np
 import torch
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
+from nescient_fl.mpc import crypten_alias  # noqa: F401 - before crypten
 from nescient_fl.mpc.errors import SessionAborted
 from nescient_fl.mpc.randomness import SecretStream, derive_key, fresh_stream
 
-# crypten asks for this module by the name it had up to torch 2.8.
-sys.modules.setdefault(
-    "torch.onnx._internal.registration",
-    importlib.import_module("torch.onnx._internal.torchscript_exporter.registration"),
-)
-
-import crypten  # noqa: E402
-import crypten.communicator  # noqa: E402
-import crypten.mpc  # noqa: E402
-from crypten.communicator import Communicator  # noqa: E402
-from crypten.mpc.primitives import arithmetic, binary  # noqa: E402
-from crypten.mpc.provider import TTPServer, tfp_provider, ttp_provider  # noqa: E402
+# isort: split
+import crypten
+import crypten.communicator
+import crypten.mpc
+from crypten.communicator import Communicator
+from crypten.mpc.primitives import arithmetic, binary
+from crypten.mpc.provider import TTPServer, tfp_provider, ttp_provider
 
 _SUM = torch.distributed.ReduceOp.SUM
 _XOR = torch.distributed.ReduceOp.BXOR

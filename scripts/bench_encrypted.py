@@ -1,0 +1,213 @@
+"""What encrypted inference of the lesion network costs, against stock CrypTen measured in the same run.
+
+    python scripts/bench_encrypted.py [--quick] [--only PART ...] [--out FILE.json]
+
+Parts: ``loopback`` batches of 1, 8 and 32 on this machine's loopback; ``delay`` with 1, 20 and 50 ms added to every
+packet one way; ``rate`` where a host sends 1 Gb/s or 100 Mb/s.
+
+Stock is CrypTen 0.4.1 as it comes, its own modules, its own gloo, with its trusted first party (TFP) and its trusted
+third party (TTP) in turn. Every role is a process of its own, with one thread. Slow networks are made of network
+namespaces, with tc netem or else a relay of ours, which the output says; they need the right to make namespaces.
+
+What is compared runs in turn; a figure is the median of the repeats. Runs at the same time on the machine spoil the
+figures: the load average is shown.
+"""
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench_common import Line, machine, machine_line, table
+from bench_links import LOOPBACK, Condition, Network, may_make_namespaces, network
+from rich.console import Console
+
+_LONGEST = 900.0
+"""Seconds that all roles of one measurement may take."""
+_PORT = 29517
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    batches: tuple[int, ...]
+    repeats: int
+    delays: tuple[float, ...]
+    rates: tuple[float, ...]
+    slow_batch: int
+    slow_repeats: int
+
+
+FULL = Size((1, 8, 32), 3, (1.0, 20.0, 50.0), (1000.0, 100.0), 8, 1)
+QUICK = Size((1,), 1, (1.0,), (1000.0,), 1, 1)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the image owner of one contestant measured: a batch's seconds by repeat, and its traffic."""
+
+    batch: int
+    seconds: tuple[float, ...]
+    rounds: int
+    bytes_sent: float
+    errors: tuple[float, ...]
+
+    @property
+    def each(self) -> tuple[float, ...]:
+        """Seconds an image."""
+        return tuple(value / self.batch for value in self.seconds)
+
+    @property
+    def megabytes(self) -> float:
+        """MB an image that a party sends."""
+        return self.bytes_sent / self.batch / 1e6
+
+
+Contestant = Callable[[Network, int, int, int], Found]
+"""Measures batches in a network: network, batch, repeats, batches before those that are timed."""
+
+
+def stock(provider: str) -> Contestant:
+    """Return stock CrypTen with one of its providers as a contestant."""
+
+    def measure(net: Network, batch: int, repeats: int, warm: int) -> Found:
+        port = _free_port() if net.how == LOOPBACK else _PORT
+        rendezvous = f"tcp://{net.hosts[0].address}:{port}"
+        fixed: tuple[object, ...] = ("--rendezvous", rendezvous, "--provider", provider, "--batch", batch)
+        fixed = (*fixed, "--repeats", repeats, "--warm", warm)
+        processes = 3 if provider == "TTP" else 2
+        roles = [("bench_stock_crypten.py", "--rank", rank, *fixed) for rank in range(processes)]
+        found = run_roles(net, roles, answers=1)
+        return Found(batch, tuple(found["seconds"]), found["rounds"], found["bytes_sent"], tuple(found["errors"]))
+
+    return measure
+
+
+CONTESTANTS: dict[str, Contestant] = {"stock TFP": stock("TFP"), "stock TTP": stock("TTP")}
+
+
+def run_roles(net: Network, roles: Sequence[Sequence[object]], answers: int) -> Any:
+    """Run one script a role, each on its own host, and return the JSON that the role of index ``answers`` prints.
+
+    Raises RuntimeError with the end of what a role said when one fails or they take too long.
+    """
+    running: list[subprocess.Popen[str]] = []
+    end = time.monotonic() + _LONGEST
+    with tempfile.TemporaryDirectory(prefix="nescient-bench-") as folder:
+        logs = [Path(folder) / f"{number}.txt" for number in range(2 * len(roles))]
+        try:
+            for number, (script, *arguments) in enumerate(roles):
+                host = net.hosts[number]
+                command = [*host.prefix, sys.executable, str(Path(__file__).with_name(str(script)))]
+                environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+                if host.device is not None:
+                    environment["GLOO_SOCKET_IFNAME"] = host.device
+                with logs[2 * number].open("w") as out, logs[2 * number + 1].open("w") as errors:
+                    running.append(
+                        subprocess.Popen(
+                            [*command, *map(str, arguments)], env=environment, stdout=out, stderr=errors, text=True
+                        )
+                    )
+            while any(role.poll() is None for role in running):
+                failed = [number for number, role in enumerate(running) if role.poll()]
+                if failed or time.monotonic() > end:
+                    break
+                time.sleep(0.02)
+        finally:
+            for role in running:
+                role.kill()
+                role.wait()
+        for number, role in enumerate(running):
+            if role.returncode:
+                said = logs[2 * number + 1].read_text()[-2000:]
+                raise RuntimeError(f"{roles[number][0]}, role {number}, ended with status {role.returncode}:\n{said}")
+        return json.loads(logs[2 * answers].read_text().splitlines()[-1])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def measure_loopback(size: Size) -> list[Line]:
+    """Every contestant on loopback, at every size of batch."""
+    lines = []
+    for batch in size.batches:
+        with network(3, Condition()) as net:
+            found = {name: run(net, batch, size.repeats, 1) for name, run in CONTESTANTS.items()}
+        lines += described("loopback", f"batch {batch}", found, "")
+    return lines
+
+
+def measure_slow(part: str, conditions: Sequence[Condition], size: Size) -> list[Line]:
+    """Every contestant in slower networks, one size of batch."""
+    if not may_make_namespaces():
+        return []
+    lines = []
+    for condition in conditions:
+        with network(3, condition) as net:
+            found = {name: run(net, size.slow_batch, size.slow_repeats, 0) for name, run in CONTESTANTS.items()}
+            how = f"by {net.how}"
+        lines += described(part, f"{condition}, batch {size.slow_batch}", found, how)
+    return lines
+
+
+def described(part: str, where: str, found: dict[str, Found], how: str) -> list[Line]:
+    """Return a contestant's figures as lines."""
+    lines = []
+    for name, figures in found.items():
+        note = f"{figures.rounds} rounds, {figures.megabytes:.1f} MB an image sent by a party"
+        note = f"{note}, logit error {max(figures.errors):.1e}"
+        lines.append(
+            Line(part, f"{where}: {name}, an image", figures.each, unit="s", note=f"{note}{how and f'; {how}'}")
+        )
+    return lines
+
+
+PARTS: dict[str, Callable[[Size], list[Line]]] = {
+    "loopback": measure_loopback,
+    "delay": lambda size: measure_slow("delay", [Condition(delay=ms) for ms in size.delays], size),
+    "rate": lambda size: measure_slow("rate", [Condition(rate=rate) for rate in size.rates], size),
+}
+
+
+def main() -> None:
+    """Measure every part, print the table, and end with status 1 when a target was missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; proves nothing")
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS), help="these parts alone")
+    parser.add_argument("--out", type=Path, help="write the figures as JSON too")
+    arguments = parser.parse_args()
+    size = QUICK if arguments.quick else FULL
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    about = machine()
+    console.print(machine_line(about), highlight=False)
+    lines: list[Line] = []
+    for name in arguments.only:
+        started = time.monotonic()
+        found = PARTS[name](size)
+        if not found:
+            console.print(f"left out {name}: no right to make network namespaces here", style="yellow")
+        lines += found
+        console.print(f"measured {name} in {time.monotonic() - started:.0f} s", style="dim")
+        if arguments.out:
+            figures = {"machine": about, "quick": arguments.quick, "lines": [line.as_dict() for line in lines]}
+            arguments.out.write_text(json.dumps(figures, indent=1) + "\n")
+    console.print(table(lines))
+    if not arguments.quick and any(line.passed is False for line in lines):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The benchmark of encrypted inference runs and gives finite figures, and its slow network is as slow as it says."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.mark.slow
+def test_quick_run_measures_stock_crypten_on_loopback(tmp_path: Path) -> None:
+    out = tmp_path / "figures.json"
+    command = [sys.executable, str(SCRIPTS / "bench_encrypted.py"), "--quick", "--only", "loopback", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    written = json.loads(out.read_text())
+    assert written["quick"] is True
+    stock = [line for line in written["lines"] if "stock" in line["what"] and line["unit"] == "s"]
+    assert len(stock) == 2
+    for line in stock:
+        assert math.isfinite(line["median"])
+        # It moves 88 MB an image: quicker than this it did not run.
+        assert line["median"] > 0.05
+        assert "87.7 MB" in line["note"]
+
+
+PING = """
+import socket, sys, time
+with socket.create_connection((sys.argv[1], 5000), timeout=20) as link:
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    link.sendall(b"x")
+    link.recv(1)
+    started = time.monotonic()
+    link.sendall(b"x")
+    link.recv(1)
+    print(time.monotonic() - started)
+"""
+PONG = """
+import socket
+with socket.create_server(("0.0.0.0", 5000)) as server:
+    print("ready", flush=True)
+    link, _ = server.accept()
+    while data := link.recv(1):
+        link.sendall(data)
+"""
+
+
+def test_a_slow_network_delays_every_message_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    from bench_links import Condition, may_make_namespaces, network
+
+    if not may_make_namespaces():
+        pytest.skip("no right to make network namespaces here")
+    with network(2, Condition(delay=40)) as net:
+        one, other = net.hosts
+        server = subprocess.Popen([*other.prefix, sys.executable, "-c", PONG], stdout=subprocess.PIPE, text=True)
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == "ready\n"
+            command = [*one.prefix, sys.executable, "-c", PING, other.address]
+            seconds = float(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
+        finally:
+            server.kill()
+            server.wait()
+    assert 0.08 <= seconds < 5
+
+
+def test_figures_are_told_by_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    from bench_encrypted import Found
+
+    found = Found(8, (16.0, 24.0), 110, 80e6, (1e-5,))
+    assert found.each == (2.0, 3.0)
+    assert found.megabytes == 10.0
+
+
+def test_a_condition_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    from bench_links import Condition
+
+    said: dict[str, Any] = {
+        str(Condition()): "loopback",
+        str(Condition(20)): "20 ms",
+        str(Condition(rate=1000)): "1 Gb/s",
+        str(Condition(5, 100)): "5 ms, 100 Mb/s",
+    }
+    assert all(key == value for key, value in said.items())
