@@ -43,14 +43,23 @@ def write_run(run: RunFolder, data: BenchData, sites: int, images: int, rounds: 
         site=[f"site-{number:03d}" for number in site], split=np.where(used, "train", "test")
     )
     partition.to_csv(run.partition, index=False)
+    # In clear, like the app it is compared with; bench_secure.py measures what secrecy costs.
     settings = make_settings(
-        {"clients": sites, "rounds": rounds, "local_epochs": epochs, "device": "cpu", "min_sites": sites}
+        {
+            "clients": sites,
+            "rounds": rounds,
+            "local_epochs": epochs,
+            "device": "cpu",
+            "min_sites": sites,
+            "aggregation": "plain",
+        }
     )
     write_json(
         run.config,
         {
             "settings": settings.as_dict(),
             "sites": sorted(partition["site"].unique()),
+            "secure": None,
             "cache": str(data.cache.directory),
             "cache_key": data.cache.key,
         },
