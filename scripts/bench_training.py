@@ -174,7 +174,7 @@ def measure_sites(size: Size) -> list[Line]:
     spread = float(((seconds - seconds.mean()) ** 2).sum())
     few = 1 if len(counts) > 2 else 0
     each = seconds / counts
-    low, high = size.sites[0], size.sites[-1]
+    high = size.sites[-1]
     shown = ", ".join(f"{sites}: {value:.2f}" for sites, value in zip(size.sites, seconds, strict=True))
     lines = [
         Line(
@@ -193,28 +193,38 @@ def measure_sites(size: Size) -> list[Line]:
             note=f"{1000 * slope:.1f} ms a site and {1000 * start:.0f} ms a round",
         ),
     ]
-    memory = {key: [run[key] for run in found] for key in ("own_bytes", "peak_bytes")}
-    if all(value for values in memory.values() for value in values):
-        own, peak = ([value / 2**20 for value in values] for values in memory.values())
-        shown = ", ".join(f"{value:.0f}" for value in peak)
-        lines += [
-            Line(
-                "sites",
-                f"peak memory of a worker, {high} sites / {low} sites",
-                (peak[-1] / peak[0],),
-                target=1.3,
-                bound="most",
-                note=f"{shown} MiB, mapped pages of the pixel cache included",
-            ),
-            Line(
-                "sites",
-                f"memory of its own, {high} sites / {low} sites",
-                (own[-1] / own[0],),
-                target=1.3,
-                bound="most",
-                note=f"{own[0]:.0f} and {own[-1]:.0f} MiB, mapped files left out",
-            ),
-        ]
+    return lines + _memory_lines(size, found[0], found[-1])
+
+
+def _memory_lines(size: Size, few: Any, many: Any) -> list[Line]:
+    """Memory of a worker with few and many sites.
+
+    Its own, and with the mapped pages of the pixel cache: those grow with the images, so for them the few sites
+    hold as many images as the many do.
+    """
+    low, high = few["sites"], many["sites"]
+    same = run_child(
+        "bench_engine.py",
+        *("--phantom-images", size.phantom, "--images-per-site", size.site_images * high // low),
+        *("--sites", low, "--rounds", 3),
+    )
+    pairs = {
+        "own memory": (few["own_bytes"], many["own_bytes"], "the same images a site, mapped files left out"),
+        "peak memory": (same["peak_bytes"], many["peak_bytes"], "the same images in all, mapped pages included"),
+    }
+    lines = []
+    for what, (at_few, at_many, note) in pairs.items():
+        if at_few and at_many:
+            lines.append(
+                Line(
+                    "sites",
+                    f"a worker's {what}, {high} sites / {low} sites",
+                    (at_many / at_few,),
+                    target=1.3,
+                    bound="most",
+                    note=f"{at_few / 2**20:.0f} and {at_many / 2**20:.0f} MiB, {note}",
+                )
+            )
     return lines
 
 
