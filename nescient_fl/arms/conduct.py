@@ -24,7 +24,7 @@ from nescient_fl.arms.gallery import choose_gallery
 from nescient_fl.arms.histories import alone_history, federated_history
 from nescient_fl.arms.ray_engine import RayEngine
 from nescient_fl.arms.scoring import ArmModel, ArmRun, Scorer
-from nescient_fl.arms.secrecy import describe_secure, forget_keys, secure_part
+from nescient_fl.arms.secrecy import describe_secure, forget_keys, helper_nodes, secure_part
 from nescient_fl.arms.watching import StudyWatcher
 from nescient_fl.errors import UserError
 from nescient_fl.lesion.network import weights_sha256
@@ -72,8 +72,7 @@ def conduct(settings: StudySettings, run: RunFolder, watcher: StudyWatcher, stop
         clock.lap("data", since)
         if engine is not None:
             since = time.monotonic()
-            helpers = 0 if settings.aggregation == "plain" else settings.parties + 1
-            engine.run(run.path, len(data.sites), _FirstRound(watcher, clock), stop, helpers)
+            engine.run(run.path, len(data.sites), _FirstRound(watcher, clock), stop, helper_nodes(settings))
             clock.lap("federated", since)
     finally:
         if engine is not None:
@@ -96,10 +95,15 @@ def conduct(settings: StudySettings, run: RunFolder, watcher: StudyWatcher, stop
     return metrics
 
 
-def prepare_run(settings: StudySettings, run: RunFolder, watcher: StudyWatcher) -> None:
-    """Make a run's data ready and write what the run is made of, for ``flwr run`` to go on with."""
+def prepare_run(settings: StudySettings, run: RunFolder, watcher: StudyWatcher) -> int:
+    """Make a run's data ready and write what the run is made of, for ``flwr run`` to go on with.
+
+    Returns how many nodes the federation has: sites, compute parties and dealer.
+    """
     device = choose_device(settings.device)
-    _write_begin(run, settings, prepare_data(settings, watcher.preparing), device)
+    data = prepare_data(settings, watcher.preparing)
+    _write_begin(run, settings, data, device)
+    return len(data.sites) + helper_nodes(settings)
 
 
 def _stoppable(progress: Progress, stop: threading.Event) -> Progress:

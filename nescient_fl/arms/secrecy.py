@@ -23,6 +23,11 @@ from nescient_fl.study.settings import StudySettings
 from strategies.averaging import Contribution, average
 
 
+def helper_nodes(settings: StudySettings) -> int:
+    """Return how many nodes work beside the sites: the compute parties and their dealer."""
+    return 0 if settings.aggregation == "plain" else settings.parties + 1
+
+
 def secure_part(settings: StudySettings, data: StudyData, run: RunFolder) -> dict[str, Any] | None:
     """Return the ``secure`` part of config.json, making keys and roster if the run has none; None when plain.
 

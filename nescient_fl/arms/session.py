@@ -40,8 +40,11 @@ def run_study(
         try:
             with TerminalWatcher(console, settings.rounds) as watcher:
                 if prepare_only:
-                    prepare_run(settings, run, watcher)
-                    watcher.say(f"Prepared. Go on with: flwr run . --run-config 'run=\"{run.path}\"'")
+                    nodes = prepare_run(settings, run, watcher)
+                    watcher.say(
+                        f"Prepared. Go on with: flwr run . --run-config 'run=\"{run.path}\"' "
+                        f"--federation-config 'num-supernodes={nodes}' --stream"
+                    )
                     return None
                 metrics = conduct(settings, run, watcher, stop)
         except Stopped:
