@@ -170,6 +170,13 @@ ARM = {
     "seconds": float,
     "sites": [{"site": str, "images": int, "positives": int, "test": SCORES, "operating_point": OPERATING_POINT}],
 }
+SECURE = {
+    "enabled": bool,
+    **dict.fromkeys(("parties", "minimum_sites", "bytes_per_site_round", "excluded"), int),
+    **dict.fromkeys(("clip", "site_seconds", "party_seconds"), float),
+    **dict.fromkeys(("max_abs_error", "epsilon", "delta", "noise_multiplier"), NUMBER),
+    "shared_metrics": [str],
+}
 METRICS = {
     "format": int,
     "data": {
@@ -199,7 +206,7 @@ METRICS = {
             }
         ],
     },
-    "secure": None,
+    "secure": (SECURE, None),
     "encrypted": None,
     "timing": dict.fromkeys(("data", "federated", "pooled", "local", "scoring", "total", "first_round"), NUMBER),
     "machine": {"platform": str, "cpus": int, "device": str, "python": str, "torch": str},

@@ -135,8 +135,8 @@ def _open(options: Mapping[str, Any], out: Path | None, resume: Path | None) -> 
         return settings, run
     recipe = options.get("recipe", "paper")
     usual = {"recipe": recipe, "geometry": "paper" if recipe == "paper" else "upright"}
-    # The partition plays no part here; one client never lacks anything.
-    settings = make_settings(options, usual, {"clients": 1, "partition": "iid"})
+    # Partition and aggregation play no part here; one client never lacks anything.
+    settings = make_settings(options, usual, {"clients": 1, "partition": "iid", "aggregation": "plain"})
     run = RunFolder.create(out)
     write_json(
         run.config,

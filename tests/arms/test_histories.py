@@ -28,10 +28,10 @@ def test_image_passes_are_those_of_the_sites_that_answered() -> None:
             {
                 "round": 1,
                 "local_epochs": 2,
-                "by_site": [{"images": 10}, {"images": 30}],
+                "images": 40,  # of the sites that answered; a secure round tells no more
                 "validation": validated(0.7),
             },
-            {"round": 2, "local_epochs": 2, "by_site": [{"images": 30}], "validation": validated(0.8)},
+            {"round": 2, "local_epochs": 2, "images": 30, "validation": validated(0.8)},
         ]
     )
     assert [entry["image_passes"] for entry in found] == [0, 80, 140]

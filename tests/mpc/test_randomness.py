@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from dp_accounting.rdp import RdpAccountant
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nescient_fl.errors import UserError
@@ -34,6 +34,7 @@ def test_every_bit_of_the_seed_counts() -> None:
     assert len(streams) == 257
 
 
+@settings(deadline=None)  # megabytes, on a machine that may be busy
 @given(st.lists(st.integers(0, 5000) | st.sampled_from([1 << 20, (1 << 20) + 1]), max_size=5))
 def test_pieces_follow_each_other_without_gap_or_overlap(sizes: list[int]) -> None:
     stream = SecretStream(SEED)

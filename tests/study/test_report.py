@@ -174,7 +174,7 @@ def test_parts_that_ran_later_are_shown_as_they_are(tmp_path: Path) -> None:
     edit_metrics(run, secure={"enabled": True, "parties": 2, "epsilon": None}, encrypted={"images": 10_000})
     text = report_text(run)
     assert "Not part of this run." not in text
-    assert "Parties" in text
+    assert "Compute parties" in text
 
 
 def test_a_figure_of_an_earlier_report_does_not_stay(tmp_path: Path) -> None:
