@@ -25,6 +25,7 @@ COMMANDS = {
     "prepare": ("nescient_fl.prepare", "prepare"),
     "phantom": ("nescient_fl.phantom", "phantom"),
     "centralize": ("nescient_fl.centralize", "centralize"),
+    "evaluate": ("nescient_fl.evaluate", "evaluate"),
     "roster": ("nescient_fl.roster", "roster"),
 }
 

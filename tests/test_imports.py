@@ -15,6 +15,7 @@ FORBIDDEN = {
     "nescient_fl.radiographs": ("flwr", "ray", "sites", "strategies", "nescient_fl.arms"),
     "nescient_fl.lesion": ("flwr", "ray", "sites", "strategies", "nescient_fl.arms"),
     "nescient_fl.mpc": ("flwr", "ray", "sites", "strategies", "nescient_fl.arms"),
+    "nescient_fl.serving": ("flwr", "ray", "sites", "strategies", "nescient_fl.arms"),
     "nescient_fl.study": ("flwr", "ray", "sites", "strategies", "nescient_fl.arms"),
     "sites": ("strategies", "nescient_fl.arms", "ray"),
     "strategies": ("sites", "nescient_fl.arms", "ray"),

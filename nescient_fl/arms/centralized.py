@@ -71,7 +71,9 @@ def run_centralized(
         result = train_alone(job, say)
     metrics = _score(settings, data, job, result, device)
     write_json(run.metrics, metrics)
-    save_checkpoint(run.model, {"model": result.last}, {"sha256": metrics["model_sha256"]})
+    recipe = job.recipe
+    about = {"geometry": settings.geometry, "standardise": recipe.standardise, "activation": recipe.network.activation}
+    save_checkpoint(run.model, {"model": result.last}, {**about, "sha256": metrics["model_sha256"]})
     test = metrics["validation"]
     print(f"Recall: {test['recall']['value']:.3f}, precision: {_text(test['precision']['value'])}", flush=True)
     if data.synthetic:

@@ -65,6 +65,11 @@ def cache_folder() -> Path:
     return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("nescient_fl"))
 
 
+def phantom_folder(images: int) -> Path:
+    """Return where the default phantom of so many images is drawn."""
+    return cache_folder() / f"phantom-{images}-v{GENERATOR}"
+
+
 @dataclass(frozen=True)
 class Selected:
     """The quick half of preparing: which radiographs a study uses and where, none of them opened yet."""
@@ -152,7 +157,7 @@ def _load(settings: StudySettings, progress: Progress) -> Loaded:
     if settings.source:
         raise UserError("--source says what a folder holds: name the folder with --data")
     images = settings.phantom_images
-    folder = cache_folder() / f"phantom-{images}-v{GENERATOR}"
+    folder = phantom_folder(images)
     write_phantom(
         folder,
         images,

@@ -32,9 +32,9 @@ def terminal_table(metrics: Mapping[str, Any]) -> "Table":
         if arm is None:
             table.add_row(name, "did not run", MISSING, MISSING, MISSING, end_section=True)
             continue
-        half = [_cell(score(arm, "half", metric)) for metric in ("recall", "precision", "auroc")]
+        half = [cell(score(arm, "half", metric)) for metric in ("recall", "precision", "auroc")]
         table.add_row(name, "0.50", *half)
-        point = [_cell(score(arm, "operating_point", metric)) for metric in ("recall", "precision")]
+        point = [cell(score(arm, "operating_point", metric)) for metric in ("recall", "precision")]
         threshold = real(section(arm, "operating_point").get("threshold"))
         shown = "one a site" if threshold is None and name == "local" else fixed(threshold, 2)
         # AUROC depends on no threshold: it is not said twice.
@@ -42,7 +42,7 @@ def terminal_table(metrics: Mapping[str, Any]) -> "Table":
     return table
 
 
-def _cell(interval: Interval) -> str:
+def cell(interval: Interval) -> str:
     """Write ``0.91 0.86-0.95``."""
     if interval.value is None:
         return MISSING

@@ -1,0 +1,55 @@
+"""Score a finished model on a dataset: ``python -m nescient_fl.evaluate RUN_OR_MODEL DATA``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nescient_fl.cli import run_command
+from nescient_fl.errors import UserError
+
+
+def _option(help: str, **kwargs: Any) -> Any:
+    return typer.Option(help=help, show_default=False, **kwargs)
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A finished run's folder, or a model's file.")],
+    data: Annotated[
+        Path | None, typer.Argument(help="A dataset's folder. [dim](the held-out radiographs of the run)[/]")
+    ] = None,
+    source: Annotated[str | None, _option("chexpert or nih. [dim](told from the folder)[/]")] = None,
+    cohort: Annotated[str | None, _option("corrected or paper. [dim](corrected)[/]")] = None,
+    uncertain: Annotated[str | None, _option("exclude, positive or negative. [dim](exclude)[/]")] = None,
+    balance: Annotated[float | None, _option("Negatives for each positive. [dim](1.0)[/]")] = None,
+    images: Annotated[int | None, _option("Score so many, taken at random by the seed. [dim](all)[/]")] = None,
+    seed: Annotated[int | None, _option("Chooses images, and the resamples of the intervals. [dim](0)[/]")] = None,
+    device: Annotated[str | None, _option("auto, cpu or cuda. [dim](auto)[/]")] = None,
+    out: Annotated[Path | None, _option("Write the figures to this file too, as JSON.")] = None,
+) -> None:
+    """Score a finished model on labelled radiographs, and print recall, precision and AUROC with 95% intervals.
+
+    Patients whose images the model was trained on are left out where the run's folder tells which they were.
+    """
+    options = {
+        key: value for key, value in locals().items() if key not in ("model", "out", "data") and value is not None
+    }
+    from rich.console import Console
+
+    from nescient_fl.arms.evaluation import EvaluationOptions, evaluate_plain
+    from nescient_fl.study.evaluation_terminal import evaluation_table
+    from nescient_fl.study.run_folder import write_json
+
+    if out is not None and not out.parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}")
+    figures, *_ = evaluate_plain(model, EvaluationOptions(data=data, **options))
+    if out is not None:
+        write_json(out, figures)
+    console = Console()
+    for note in figures["data"]["notes"]:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+    console.print(evaluation_table(figures))
+
+
+if __name__ == "__main__":
+    run_command(evaluate)

@@ -1,0 +1,1 @@
+"""A finished model in use: read from its file, and served under encryption by three roles."""

@@ -1,0 +1,45 @@
+"""The table that an evaluation ends with in the terminal."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from nescient_fl.study.report_terminal import cell
+from nescient_fl.study.report_values import count, fixed, read_interval, section
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_SHOWN = ("recall", "precision", "auroc")
+_WAYS = {"plain": "in clear", "encrypted": "encrypted"}
+
+
+def evaluation_table(figures: Mapping[str, Any]) -> "Table":
+    """Return the figures at 0.5 and at the operating point, in clear and encrypted, for 80 columns."""
+    from rich import box
+    from rich.table import Table
+
+    data = section(figures, "data")
+    table = Table(
+        title=f"{count(data.get('images'))} images of {count(data.get('patients'))} patients, "
+        f"{count(data.get('positives'))} with a lesion; 95% intervals",
+        caption="SYNTHETIC DATA: no patient's images" if data.get("synthetic") is True else None,
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+        title_justify="left",
+        caption_justify="left",
+    )
+    for name in ("", "threshold", "recall", "precision", "AUROC"):
+        table.add_column(name, no_wrap=True)
+    for way, words in _WAYS.items():
+        scores = section(figures, way)
+        if not scores:
+            continue
+        half = section(scores, "half")
+        table.add_row(words, "0.50", *(cell(read_interval(half.get(name))) for name in _SHOWN))
+        point = section(scores, "operating_point")
+        if point:
+            # AUROC depends on no threshold: it is not said twice.
+            shown = (cell(read_interval(point.get(name))) for name in _SHOWN[:2])
+            table.add_row("", f"{fixed(point.get('threshold'), 2)} *", *shown, "", end_section=True)
+    return table
