@@ -61,6 +61,18 @@ class MaterialError(MpcError):
     """Correlated randomness that is short, damaged, or was used before."""
 
 
+class PlanError(MpcError):
+    """A plan of an encrypted inference that is damaged, or a network that none can be made for."""
+
+
+class RangeError(MpcError):
+    """Inputs that lie outside of what a plan's widths are for; ``images`` are their numbers."""
+
+    def __init__(self, reason: str, images: tuple[int, ...] = ()) -> None:
+        super().__init__(reason)
+        self.images = images
+
+
 class SessionAborted(MpcError):
     """A session between parties that ended early; ``lost`` names who is to blame, where that is known."""
 
