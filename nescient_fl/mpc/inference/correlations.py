@@ -14,16 +14,15 @@ from numpy.typing import NDArray
 from nescient_fl.mpc.errors import MaterialError
 from nescient_fl.mpc.inference.fixed_point import (
     Words,
+    as_words,
     draw_words,
     from_wire,
     lanes,
     to_wire,
-    unpack_bits,
     wire_bytes,
-    word_type,
 )
-from nescient_fl.mpc.inference.ring_product import multiply
-from nescient_fl.mpc.inference.windows import Pads, Pair, pad, patches
+from nescient_fl.mpc.inference.ring_product import RingMatrix
+from nescient_fl.mpc.inference.windows import Pads, Pair, pad
 from nescient_fl.mpc.randomness import SecretStream, derive_key
 
 MODEL_OWNER, DATA_OWNER = 0, 1
@@ -115,7 +114,7 @@ class BitTimesBit:
         """Return the corrections for the model owner."""
         ones = model_owner.planes(lanes(self.count))
         others, shares = self.take(data_owner)
-        products = unpack_bits(ones & others, self.count).astype(word_type(self.ring))
+        products = as_words(ones & others, self.count, self.ring)
         return to_wire(products - shares, self.ring)
 
 
@@ -140,10 +139,9 @@ class BitTimesWord:
         bits = model_owner.planes(lanes(self.count))
         words = model_owner.words((self.count,), self.ring)
         others, other_words, by_bit, by_word = self.take(data_owner)
-        kind = word_type(self.ring)
         products = [
-            words * unpack_bits(others, self.count).astype(kind) - by_word,
-            other_words * unpack_bits(bits, self.count).astype(kind) - by_bit,
+            words * as_words(others, self.count, self.ring) - by_word,
+            other_words * as_words(bits, self.count, self.ring) - by_bit,
         ]
         return b"".join(to_wire(product, self.ring) for product in products)
 
@@ -174,26 +172,15 @@ class MaskedProduct:
         mask = hand.words(self.shape, self.ring) if hand.rank == DATA_OWNER else None
         return mask, hand.share((self.channels, self.shape[0] * self.positions), self.ring)
 
-    def deal(self, data_owner: Hand, weights: Words) -> bytes:
-        """Return the corrections for the model owner, whose weights' mask is ``weights`` [channels, depth]."""
+    def deal(self, data_owner: Hand, weights: RingMatrix) -> bytes:
+        """Return the corrections for the model owner, whose weights' mask is ``weights``."""
         mask, share = self.take(data_owner)
         assert mask is not None
         return to_wire(self.product(weights, mask) - share, self.ring)
 
-    def product(self, weights: Words, values: Words, weight_bits: int | None = None) -> Words:
-        """Return weights [channels, depth] times the patches of values [images, C, H, W], in the ring.
-
-        ``weight_bits`` as in ``ring_product.multiply``. Returns [channels, images positions].
-        """
-        # Image by image where patches are large: one image's stay in the cache.
-        per_image = self.depth * self.positions
-        chunk = max((1 << 21) // per_image, 1)
-        parts = [
-            multiply(weights, patches(pad(values[start : start + chunk], self.pads), self.kernel, self.stride),
-                     self.ring, weight_bits)
-            for start in range(0, len(values), chunk)
-        ]
-        return np.concatenate(parts, axis=1).astype(word_type(self.ring), copy=False)
+    def product(self, weights: RingMatrix, values: Words) -> Words:
+        """Return weights times the windows of values [images, C, H, W]: [channels, images positions]."""
+        return weights.times_windows(pad(values, self.pads), self.kernel, self.stride)
 
 
 Correlation = BitProducts | BitTimesBit | BitTimesWord | MaskedProduct

@@ -20,6 +20,7 @@ from nescient_fl.mpc.inference.maximum import largest
 from nescient_fl.mpc.inference.plan import Lift, Linear, MaxPool, Plan, Relu, Reshape, SumPool, Truncate
 from nescient_fl.mpc.inference.rectify import correlations as rectify_correlations
 from nescient_fl.mpc.inference.rectify import lift, rectify
+from nescient_fl.mpc.inference.ring_product import RingMatrix
 from nescient_fl.mpc.inference.windows import sum_cells
 from nescient_fl.mpc.inference.wire import Wire
 
@@ -28,13 +29,11 @@ from nescient_fl.mpc.inference.wire import Wire
 class Weights:
     """What one party knows of a linear step's weights.
 
-    The model owner: the signed weights int64, of ``bits`` bits, and the bias in the ring. The data owner: the
-    masked weights, in the ring, and no bias.
+    The model owner: the weights, and the bias [channels] in the ring. The data owner: the masked weights.
     """
 
-    matrix: Words
+    matrix: RingMatrix
     bias: Words | None = None
-    bits: int | None = None
 
 
 def correlations(plan: Plan, images: int) -> Iterator[Correlation]:
@@ -54,14 +53,10 @@ def deal(plan: Plan, images: int, mask_seed: bytes, seeds: tuple[bytes, bytes]) 
     model_owner, data_owner = Hand(MODEL_OWNER, seeds[0]), Hand(DATA_OWNER, seeds[1])
     for correlation in correlations(plan, images):
         if isinstance(correlation, MaskedProduct):
-            yield correlation.deal(data_owner, mask_of(correlation, mask_seed))
+            mask = weight_mask(mask_seed, correlation.step, correlation.channels, correlation.depth, correlation.ring)
+            yield correlation.deal(data_owner, RingMatrix(mask, correlation.ring))
         else:
             yield correlation.deal(model_owner, data_owner)
-
-
-def mask_of(product: MaskedProduct, mask_seed: bytes) -> Words:
-    """Return the mask of a linear step's weights."""
-    return weight_mask(mask_seed, product.step, product.channels, product.depth, product.ring)
 
 
 def evaluate(
@@ -86,7 +81,7 @@ def evaluate(
                 product = masked_product(number, step, state, images)
                 if shares is not None:
                     shares = shares[:, :, : step.crop[0], : step.crop[1]]
-                shares = apply_weights(wire, hand, product, shares, known.matrix, known.bias, known.bits)
+                shares = apply_weights(wire, hand, product, shares, known.matrix, known.bias)
                 shares = shares.reshape(images, *plan.states[number + 1].shape)
             else:
                 assert shares is not None

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from nescient_fl.mpc.errors import EncodingError, SessionAborted
 from nescient_fl.mpc.randomness import SecretStream
 
-Words = NDArray[Any]
+Words = NDArray[np.unsignedinteger[Any]]
 """Ring elements, uint32 or uint64, or bits side by side, uint64."""
 
 _LARGEST = 2.0**62
 
 
-def word_type(bits: int) -> type[np.uint32] | type[np.uint64]:
+def word_type(bits: int) -> type[np.unsignedinteger[Any]]:
     """Return the type that holds a ring of 1 to 64 bits."""
     if not 1 <= bits <= 64:
         raise EncodingError(f"a ring has from 1 to 64 bits, not {bits}")
@@ -66,7 +66,8 @@ def shift_share(words: Words, ring: int, shift: int, bits: int) -> Words:
         raise EncodingError(f"{ring} bits less {shift} do not leave {bits}")
     if ring not in (32, 64):
         words = words & words.dtype.type((1 << ring) - 1)
-    return (words >> words.dtype.type(shift)).astype(word_type(bits), copy=False)
+    cut: Words = (words >> words.dtype.type(shift)).astype(word_type(bits), copy=False)
+    return cut
 
 
 def draw_words(stream: SecretStream, shape: tuple[int, ...], bits: int) -> Words:
@@ -116,3 +117,14 @@ def bit_planes(words: Words, low: int, count: int) -> NDArray[np.uint64]:
 def unpack_bits(plane: NDArray[np.uint64], count: int) -> NDArray[np.uint8]:
     """Return the first ``count`` bits of a plane, uint8 of 0 and 1."""
     return np.unpackbits(plane.view(np.uint8), count=count, bitorder="little")
+
+
+def as_words(plane: NDArray[np.uint64], count: int, ring: int) -> Words:
+    """Return the first ``count`` bits of a plane as words of a ring, 0 and 1."""
+    return unpack_bits(plane, count).astype(word_type(ring))
+
+
+def flips(bits: Words) -> Words:
+    """Return 1 - 2 b for words of 0 and 1: what b xor c is to c, since b xor c = b + (1 - 2 b) c."""
+    factor: Words = bits.dtype.type(1) - (bits + bits)
+    return factor

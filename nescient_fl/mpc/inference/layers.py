@@ -110,8 +110,11 @@ def _read(reader: _Reader, name: str, layer: nn.Module) -> None:
 def _read_convolution(reader: _Reader, name: str, layer: nn.Conv2d) -> None:
     _check(not reader.flat, name, "it needs rows and columns, and comes after Flatten")
     _check(layer.groups == 1 and layer.dilation == (1, 1), name, "only groups=1 and dilation=1 are supported")
-    _check(layer.padding_mode == "zeros" and not isinstance(layer.padding, str), name,
-           "only padding by a number of zeros is supported")
+    _check(
+        layer.padding_mode == "zeros" and not isinstance(layer.padding, str),
+        name,
+        "only padding by a number of zeros is supported",
+    )
     _check(layer.in_channels == reader.shape[0], name, f"it takes {layer.in_channels} channels, not {reader.shape[0]}")
     down, right = (int(size) for size in layer.padding)
     weight = _numbers(layer.weight).reshape(layer.out_channels, -1)
@@ -127,7 +130,12 @@ def _read_dense(reader: _Reader, name: str, layer: nn.Linear) -> None:
 
 
 def _add(
-    reader: _Reader, name: str, weight: NDArray[np.float64], bias: torch.Tensor | None, kernel: Pair, stride: Pair,
+    reader: _Reader,
+    name: str,
+    weight: NDArray[np.float64],
+    bias: torch.Tensor | None,
+    kernel: Pair,
+    stride: Pair,
     pads: Pads,
 ) -> None:
     area = float(np.prod([window.area for window in reader.last.sums_after])) if reader.blocks else 1.0
@@ -161,9 +169,7 @@ def _read_follower(reader: _Reader, name: str, layer: nn.Module) -> None:
         elif last.relu or last.largest:
             reader.change(sums_after=(*last.sums_after, window))
         else:
-            reader.change(
-                sums=(*last.sums, window), weight=last.weight / window.area, bias=last.bias / window.area
-            )
+            reader.change(sums=(*last.sums, window), weight=last.weight / window.area, bias=last.bias / window.area)
         rows = output_size(reader.shape[1], window.kernel[0], window.stride[0])
         columns = output_size(reader.shape[2], window.kernel[1], window.stride[1])
         _check(rows > 0 and columns > 0, name, f"its window is larger than its input {reader.shape}")
@@ -182,10 +188,15 @@ def _fold(reader: _Reader, layer: nn.BatchNorm2d) -> None:
 
 
 def _window(name: str, layer: nn.MaxPool2d | nn.AvgPool2d) -> Window:
-    _check(_pair(layer.padding) == (0, 0) and not layer.ceil_mode, name, "only padding=0 and ceil_mode=False are supported")
+    _check(
+        _pair(layer.padding) == (0, 0) and not layer.ceil_mode, name, "only padding=0 and ceil_mode=False are supported"
+    )
     if isinstance(layer, nn.MaxPool2d):
-        _check(_pair(layer.dilation) == (1, 1) and not layer.return_indices, name,
-               "only dilation=1 and return_indices=False are supported")
+        _check(
+            _pair(layer.dilation) == (1, 1) and not layer.return_indices,
+            name,
+            "only dilation=1 and return_indices=False are supported",
+        )
     else:
         _check(layer.divisor_override is None, name, "divisor_override is not supported")
     return Window(name, _pair(layer.kernel_size), _pair(layer.stride))

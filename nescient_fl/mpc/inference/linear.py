@@ -13,7 +13,8 @@ import numpy as np
 
 from nescient_fl.mpc.inference.correlations import MODEL_OWNER, Hand, MaskedProduct
 from nescient_fl.mpc.inference.fixed_point import Words, from_wire, to_wire, wire_bytes
-from nescient_fl.mpc.inference.plan import Linear, State, after, linear_depth, linear_input
+from nescient_fl.mpc.inference.plan import Linear, State, after, linear_input
+from nescient_fl.mpc.inference.ring_product import RingMatrix
 from nescient_fl.mpc.inference.wire import Wire
 
 
@@ -21,27 +22,28 @@ def masked_product(number: int, step: Linear, state: State, images: int) -> Mask
     """Return the correlation for step ``number`` of a plan, with ``state`` before it."""
     _, rows, columns = after(step, state).shape
     shape = (images, *linear_input(step, state))
-    return MaskedProduct(
-        number, shape, step.pads, step.kernel, step.stride, step.channels, rows * columns, step.ring
-    )
+    return MaskedProduct(number, shape, step.pads, step.kernel, step.stride, step.channels, rows * columns, step.ring)
 
 
 def apply_weights(
-    wire: Wire, hand: Hand, product: MaskedProduct, shares: Words | None, weights: Words, bias: Words | None,
-    weight_bits: int | None = None,
+    wire: Wire,
+    hand: Hand,
+    product: MaskedProduct,
+    shares: Words | None,
+    weights: RingMatrix,
+    bias: Words | None,
 ) -> Words:
     """Return shares of the layer's output, [images, channels, positions], in the step's ring.
 
     ``shares`` [images, C, H, W] is None at the model owner when the whole input is the data owner's. ``weights``
-    [channels, depth] are the true ones at the model owner (signed, of ``weight_bits``), the masked ones D at the
-    data owner; ``bias`` [channels] is the model owner's.
+    are the true ones at the model owner, the masked ones D at the data owner; ``bias`` [channels] is the model owner's.
     """
     mask, share = product.take(hand)
     if hand.rank == MODEL_OWNER:
         count = int(np.prod(product.shape))
         shown = from_wire(wire.receive(count * wire_bytes(product.ring)), product.shape, product.ring)
         known = shown if shares is None else shown + shares
-        share = share + product.product(weights, known, weight_bits)
+        share = share + product.product(weights, known)
         assert bias is not None
         share += bias[:, None]
     else:

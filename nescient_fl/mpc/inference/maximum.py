@@ -41,4 +41,5 @@ def largest(wire: Wire, hand: Hand, step: MaxPool, shares: Words, ring: int) -> 
         signs, _ = sign(wire, hand, Circuit(len(lead), step.width), lead)
         lead = keep_positive(wire, hand, signs, lead, ring)
         entries = np.concatenate([right + lead.reshape(right.shape), rest])
-    return entries[0].reshape(shape)
+    winners: Words = entries[0].reshape(shape)
+    return winners

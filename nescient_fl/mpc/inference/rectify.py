@@ -12,7 +12,7 @@ import numpy as np
 
 from nescient_fl.mpc.inference.carry import Circuit, sign
 from nescient_fl.mpc.inference.correlations import MODEL_OWNER, BitTimesBit, BitTimesWord, Correlation, Hand, Planes
-from nescient_fl.mpc.inference.fixed_point import Words, bit_planes, unpack_bits, word_type
+from nescient_fl.mpc.inference.fixed_point import Words, as_words, bit_planes, flips, word_type
 from nescient_fl.mpc.inference.plan import Lift, Relu
 from nescient_fl.mpc.inference.select import keep_positive
 from nescient_fl.mpc.inference.wire import Wire
@@ -61,15 +61,16 @@ class _Carries:
         self.shown: Planes = self._clear ^ self._mask
 
     def lifted(self, theirs: Planes) -> Words:
-        count, kind = len(self._flat), word_type(self._ring)
-        mine, shown = unpack_bits(self._clear, count).astype(kind), unpack_bits(self.shown, count).astype(kind)
-        mask, other = unpack_bits(self._mask, count).astype(kind), unpack_bits(theirs, count).astype(kind)
-        plus, other_plus = kind(1) - (shown << kind(1)), kind(1) - (other << kind(1))
+        """Return shares in the larger ring, given what the other party showed."""
+        count, ring, kind = len(self._flat), self._ring, word_type(self._ring)
+        mine, shown = as_words(self._clear, count, ring), as_words(self.shown, count, ring)
+        mask, other = as_words(self._mask, count, ring), as_words(theirs, count, ring)
         # The clear bits are a = e + (1 - 2 e) x and b = f + (1 - 2 f) y, as in ``select``; this is a share of a b.
         if self._rank == MODEL_OWNER:
-            no_carry = mine * other + plus * other_plus * self._products
+            no_carry = mine * other + flips(shown) * flips(other) * self._products
         else:
-            no_carry = plus * (other * mask + other_plus * self._products)
+            no_carry = flips(shown) * (other * mask + flips(other) * self._products)
         low = self._flat & self._flat.dtype.type((1 << self._width) - 1)
-        carry = (kind(1) if self._rank == MODEL_OWNER else kind(0)) - no_carry
-        return low.astype(kind) - (carry << kind(self._width))
+        carry = kind(self._rank == MODEL_OWNER) - no_carry
+        lifted: Words = low.astype(kind) - (carry << kind(self._width))
+        return lifted

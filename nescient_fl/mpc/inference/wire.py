@@ -31,7 +31,7 @@ class Count:
 
 
 class Wire:
-    """One of two parties' end of an exchange. ``counts`` has an entry for every layer.
+    """One of two parties' end of an exchange, and one itself. ``counts`` has an entry for every layer.
 
     Every message has one right length, by the plan; SessionAborted when another comes.
     """
@@ -39,7 +39,7 @@ class Wire:
     def __init__(self, session: Exchange) -> None:
         if session.parties != 2 or session.rank not in (0, 1):
             raise SessionAborted("encrypted inference is between two: a model owner and a data owner")
-        self.rank = session.rank
+        self.rank, self.parties = session.rank, 2
         self.counts: dict[str, Count] = {}
         self._session = session
         self._layer = Count()
@@ -64,20 +64,21 @@ class Wire:
 
     def swap(self, payload: bytes, expected: int) -> bytes:
         """Give the other party bytes and return its own, of the expected length; one round."""
-        theirs = self.swap_any(payload)
+        theirs = self.exchange(payload)[1 - self.rank]
         if len(theirs) != expected:
             raise SessionAborted(f"the other party sent {len(theirs)} bytes where {expected} belong")
         return theirs
 
-    def swap_any(self, payload: bytes) -> bytes:
-        """Like ``swap``, of whatever length comes."""
+    def exchange(self, payload: bytes) -> list[bytes]:
+        """Give the other party bytes; return both parties', by rank, of whatever length; one round."""
         started = time.perf_counter()
-        theirs = self._session.exchange(payload)[1 - self.rank]
+        answers = self._session.exchange(payload)
+        theirs = answers[1 - self.rank]
         self._layer.waiting += time.perf_counter() - started
         self._layer.rounds += 1
         self._layer.bytes_sent += len(payload)
         self._layer.bytes_received += len(theirs)
-        return theirs
+        return answers
 
     def send(self, payload: bytes) -> None:
         """Give the other party bytes, nothing in return; one round."""
