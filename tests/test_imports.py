@@ -19,6 +19,10 @@ FORBIDDEN = {
     "nescient_fl.study": ("flwr", "ray", "sites", "strategies", "nescient_fl.arms"),
     "sites": ("strategies", "nescient_fl.arms", "ray"),
     "strategies": ("sites", "nescient_fl.arms", "ray"),
+    "nescient_fl.attacks": (
+        *("ray", "nescient_fl.cli", "nescient_fl.audit", "nescient_fl.simulate", "nescient_fl.prepare"),
+        *("nescient_fl.centralize", "nescient_fl.phantom"),
+    ),
 }
 """What no module of a package imports, also not inside a function or for type checking."""
 
@@ -69,6 +73,15 @@ def test_a_module_imports_only_what_its_package_may(path: Path) -> None:
     for banned in rules:
         broken = sorted(module for module in found if any(within(module, package) for package in banned))
         assert not broken, f"{name} imports {', '.join(broken)}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_only_the_audit_imports_the_attacks(path: Path) -> None:
+    name = module_name(path)
+    if within(name, "nescient_fl.attacks") or name == "nescient_fl.audit":
+        return
+    found = set(imported(ast.parse(path.read_text())))
+    assert not [module for module in found if within(module, "nescient_fl.attacks")]
 
 
 def dotted(node: ast.AST) -> str:
