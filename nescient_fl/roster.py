@@ -17,7 +17,7 @@ _Draft = Annotated[Path, typer.Argument(help="The draft of the roster.")]
 _New = Annotated[Path, typer.Option("--out", help="File to write; it must not be there yet.")]
 _Address = Annotated[
     str | None,
-    typer.Option(help="Where the other parties find this one: host:port. Parties and the dealer only."),
+    typer.Option(help="Where the other parties find this one: host:port. Parties, dealer and owners only."),
 ]
 
 
@@ -34,7 +34,7 @@ def _refusals() -> Iterator[None]:
 
 def keys(
     name: Annotated[str, typer.Argument(help="Name of the member: a-z, 0-9 and -.")],
-    role: Annotated[str, typer.Option(help="site, party, dealer or authority.")],
+    role: Annotated[str, typer.Option(help="site, party, dealer, owner, clinic or authority.")],
     out: Annotated[Path, typer.Option(help="New folder for the private keys; it stays on this machine.")],
     address: _Address = None,
     public: Annotated[
@@ -91,7 +91,7 @@ def add(
         str | None, typer.Option(help="What the member read out over another channel; anything else is refused.")
     ] = None,
 ) -> None:
-    """Add a site, a party or the dealer to a draft."""
+    """Add a member to a draft."""
     from nescient_fl.mpc.ceremony import add_member, read_member
 
     with _refusals():

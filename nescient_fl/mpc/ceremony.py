@@ -16,8 +16,7 @@ from nescient_fl.mpc.errors import RosterError, UnknownMemberError
 from nescient_fl.mpc.keys import MemberKeys, load_keys, new_keys, public_part
 from nescient_fl.mpc.roster import (
     AUTHORITY,
-    DEALER,
-    PARTY,
+    LISTENING,
     ROLES,
     Member,
     Roster,
@@ -215,9 +214,9 @@ def _check_own(roster: Roster, keys: MemberKeys) -> None:
 
 
 def _check_address(name: str, role: str, address: str | None) -> None:
-    if role in (PARTY, DEALER) and address is None:
+    if role in LISTENING and address is None:
         raise RosterError(f"{name}: the others must find a {role}: give --address host:port")
-    if role not in (PARTY, DEALER) and address is not None:
+    if role not in LISTENING and address is not None:
         raise RosterError(f"{name}: nobody connects to a {role}: leave --address out")
     if address is not None:
         check_address(name, address)

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from nescient_fl.mpc.errors import KeyFileError
-from nescient_fl.mpc.roster import DEALER, PARTY, ROLES, Member, check_name
+from nescient_fl.mpc.roster import CERTIFIED, PARTY, ROLES, Member, check_name
 
 _SIGNING, _SEALING, _CERTIFICATE, _ABOUT = "signing.pem", "sealing.pem", "certificate.pem", "member.txt"
 _YEARS = 10
@@ -35,7 +35,7 @@ class MemberKeys:
     Attributes:
         signing: identity: signs reports, sets and the roster, and is the key of the TLS certificate.
         sealing: what envelopes are sealed to; parties only.
-        certificate_pem: self-signed TLS certificate; parties and the dealer only.
+        certificate_pem: self-signed TLS certificate; of who talks over TLS only.
         folder: where the files are.
     """
 
@@ -73,7 +73,7 @@ def new_keys(folder: Path, name: str, role: str) -> MemberKeys:
     folder.chmod(0o700)
     signing = Ed25519PrivateKey.generate()
     sealing = X25519PrivateKey.generate() if role == PARTY else None
-    certificate = _certificate(name, signing) if role in (PARTY, DEALER) else None
+    certificate = _certificate(name, signing) if role in CERTIFIED else None
     _write_new(folder / _SIGNING, _private_pem(signing))
     if sealing is not None:
         _write_new(folder / _SEALING, _private_pem(sealing))
@@ -91,7 +91,7 @@ def load_keys(folder: Path) -> MemberKeys:
     name, role = about
     signing = _load(folder / _SIGNING)
     sealing = _load(folder / _SEALING) if role == PARTY else None
-    certificate = _read(folder / _CERTIFICATE).decode("utf-8", "replace") if role in (PARTY, DEALER) else None
+    certificate = _read(folder / _CERTIFICATE).decode("utf-8", "replace") if role in CERTIFIED else None
     if not isinstance(signing, Ed25519PrivateKey):
         raise KeyFileError(f"{folder / _SIGNING} is no Ed25519 key")
     if sealing is not None and not isinstance(sealing, X25519PrivateKey):

@@ -25,7 +25,13 @@ if TYPE_CHECKING:
     from nescient_fl.mpc.keys import MemberKeys
 
 SITE, PARTY, DEALER, AUTHORITY = "site", "party", "dealer", "authority"
-ROLES = (SITE, PARTY, DEALER, AUTHORITY)
+OWNER, CLINIC = "owner", "clinic"
+"""Of encrypted inference: who owns a model and serves it, and who has images scored by it."""
+ROLES = (SITE, PARTY, DEALER, OWNER, CLINIC, AUTHORITY)
+CERTIFIED = (PARTY, DEALER, OWNER, CLINIC)
+"""Who talks over TLS and has a certificate for it."""
+LISTENING = (PARTY, DEALER, OWNER)
+"""Who is connected to, and has an address."""
 
 LARGEST_FILE = 8 * 2**20
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
@@ -87,9 +93,8 @@ class Member:
             raise RosterError(f"{self.name}: parties, and only they, have a sealing key")
         if self.sealing_key is not None:
             _key_bytes(self.name, self.sealing_key)
-        meets = self.role in (PARTY, DEALER)
-        if meets != (self.certificate is not None):
-            raise RosterError(f"{self.name}: parties and the dealer, and only they, have a certificate")
+        if (self.role in CERTIFIED) != (self.certificate is not None):
+            raise RosterError(f"{self.name}: of the roles, {', '.join(CERTIFIED)} have a certificate, the others none")
         if self.address is not None:
             check_address(self.name, self.address)
         if self.certificate is not None and _certified_key(self.name, self.certificate) != self.signing_key:
@@ -142,23 +147,33 @@ class Roster:
                 raise RosterError(f"two members have the same {what}")
 
     def check_complete(self) -> "Roster":
-        """Return the roster if a federation can run with it, else raise RosterError saying what is missing."""
-        if len(self.parties) < 2:
+        """Return the roster if what it is for can run with it, else raise RosterError saying what is missing.
+
+        With model owners it serves encrypted inference, with sites or parties a federation, with both it does both.
+        """
+        federation = not self.owners or bool(self.parties or self.sites)
+        if federation and len(self.parties) < 2:
             raise RosterError(f"two compute parties are needed, the roster has {len(self.parties)}")
         dealers = [member for member in self.members if member.role == DEALER]
         if len(dealers) != 1:
             raise RosterError(f"one dealer is needed, the roster has {len(dealers)}")
-        if any(member.address is None for member in (*self.parties, self.dealer)):
-            raise RosterError("every party and the dealer need an address")
+        if lacking := [member.name for member in self.members if member.role in LISTENING and member.address is None]:
+            raise RosterError(f"{lacking[0]} needs an address: the others connect to it")
         if any(member.role == AUTHORITY for member in self.members):
             raise RosterError("the authority signs the roster and is no member of it")
+        if bool(self.owners) != bool(self.clinics):
+            raise RosterError("a model owner and a clinic are needed together")
+        if federation:
+            self._check_minimum()
+        return self
+
+    def _check_minimum(self) -> None:
         if self.minimum_sites < 2:
             raise RosterError(
                 f"the fewest sites in a sum must be 2 or more, got {self.minimum_sites}: one site's sum is its update"
             )
         if len(self.sites) < self.minimum_sites:
             raise RosterError(f"{self.minimum_sites} sites are needed in a sum, the roster has {len(self.sites)}")
-        return self
 
     @property
     def sites(self) -> tuple[Member, ...]:
@@ -168,6 +183,16 @@ class Roster:
     def parties(self) -> tuple[Member, ...]:
         """The compute parties in rank order."""
         return tuple(member for member in self.members if member.role == PARTY)
+
+    @property
+    def owners(self) -> tuple[Member, ...]:
+        """The model owners of encrypted inference."""
+        return tuple(member for member in self.members if member.role == OWNER)
+
+    @property
+    def clinics(self) -> tuple[Member, ...]:
+        """Whose images are scored under encryption."""
+        return tuple(member for member in self.members if member.role == CLINIC)
 
     @property
     def dealer(self) -> Member:
