@@ -1,17 +1,18 @@
 """Which of the shared reports are within the norm bound? One bit a report is opened, nothing else.
 
 A site may share any words at all, so that the sum of squares modulo 2^64 alone proves nothing: it wraps around.
-docs/norm_check.md argues why what follows is sound; the idea of testing random projections for wrap-around is that
-of PINE (Rothblum, Omri, Chen and Talwar, "PINE: Efficient Norm-Bound Verification for Secret-Shared Vectors",
-2023), carried over from a prime field to Z/2^64; sketches are Count Sketches (Charikar, Chen and Farach-Colton,
-ICALP 2002).
+docs/security.md argues why what follows is sound, and scripts/norm_check_bounds.py computes how sound. The idea of
+testing random projections for wrap-around is that of PINE (Rothblum, Omri, Chen and Talwar, "PINE: Efficient
+Norm-Bound Verification for Secret-Shared Vectors", 2023), carried over from a prime field to Z/2^64; sketches are
+Count Sketches (Charikar, Chen and Farach-Colton, ICALP 2002).
 
   1. The parties toss public coins, after all reports are fixed.
   2. Each report is sketched: every coordinate joins, with a random sign, a random bucket of each of five sketches.
-  3. Random sums of buckets, with coefficients -1, 0, 0 and 1, must lie within [-A, A). A coordinate or bucket that is
-     too large for the norm to be computed without wrap-around fails this except with probability below 2^-40.
+  3. Random sums of buckets, with coefficients -1, 0, 0 and 1, must lie within [-A, A). A report of 64 times the
+     bound or more, and one whose norm could not be computed without wrap-around, fails this except with
+     probability below 2^-40.
   4. The squared norm of the first sketch, which then is exact and close to the report's own, is compared with the
-     bound.
+     bound's square, SLACK times: a report within the bound fails except with probability below 2^-40.
   5. The weight must lie in [1, weight_max].
 """
 
@@ -36,9 +37,13 @@ _Words = NDArray[np.int64]
 
 SKETCHES = ((4096, 112), (1024, 24), (1024, 24), (1024, 24), (1024, 24))
 """Buckets and projections of each sketch; the first is the one whose norm is compared."""
-LARGEST_BOUND = 2**26
-SLACK = 1.5
-"""Of the squared norm: a sketch's own spread, and two large coordinates in one bucket, refuse no honest report."""
+ROOM = 9
+"""A is at least so many times the bound: no projection of an honest report reaches it (Hoeffding: 2^-58 each)."""
+LARGEST_BOUND = 2**29 // ROOM
+"""So that A is at most 2^29, and 112 projections catch every sketch whose squared norm reaches 2^62."""
+SLACK = 4.5
+"""Of the squared norm: neither a sketch's own spread nor a few large coordinates that meet in one bucket refuse an
+honest report. What may pass is 2.1 times as long as the bound."""
 
 _CHECKS = sum(rows for _, rows in SKETCHES) + 2
 _LIMB = 22
@@ -49,7 +54,7 @@ class NormBound:
     """The public bound.
 
     Attributes:
-        bound: largest L2 norm of a report, in ring units, up to 2^26.
+        bound: largest L2 norm of a report, in ring units, up to ``LARGEST_BOUND``.
         weight_index: which word is the weight.
         weight_max: largest weight, a power of two.
     """
@@ -60,14 +65,19 @@ class NormBound:
 
     def __post_init__(self) -> None:
         if not 1 <= self.bound <= LARGEST_BOUND:
-            raise BoundError(f"the norm check is sound for bounds from 1 to 2^26, not for {self.bound}")
+            raise BoundError(f"the norm check is sound for bounds from 1 to {LARGEST_BOUND}, not for {self.bound}")
         if self.weight_max < 1 or self.weight_max & (self.weight_max - 1) or self.weight_max > 2**40:
             raise BoundError(f"the largest weight must be a power of two, got {self.weight_max}")
 
     @property
     def projection_bits(self) -> int:
-        """Return log2 of 2A, where A >= 8 times the bound limits a projection: -A <= p < A."""
-        return (8 * self.bound - 1).bit_length() + 1
+        """Return log2 of 2A, where A, a power of two and at least ROOM bounds, limits a projection: -A <= p < A."""
+        return (ROOM * self.bound - 1).bit_length() + 1
+
+    @property
+    def limit(self) -> int:
+        """Return what the squared norm of the first sketch may be."""
+        return int(SLACK * 2) * self.bound**2 // 2
 
 
 def material_for(reports: int) -> MaterialRequest:
@@ -95,11 +105,10 @@ def check_norms(session: Exchange, shares: _Words, bound: NormBound, material: M
     squared = _squared_norm(session.rank, sketches[0], material)
     first = np.int64(1) if session.rank == 0 else np.int64(0)
     half = np.int64(1) << np.int64(bound.projection_bits - 1)
-    limit = np.int64(int(SLACK * bound.bound**2))
     values = [
         *((rows + first * half).T for rows in projections),
         (shares[:, bound.weight_index] - first)[None],
-        (first * limit - squared)[None],
+        (first * np.int64(bound.limit) - squared)[None],
     ]
     bits = [bound.projection_bits] * (_CHECKS - 2) + [bound.weight_max.bit_length() - 1, 62]
     within = _all_in_range(session.rank, np.concatenate(values), bits, material)

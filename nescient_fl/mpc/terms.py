@@ -9,8 +9,11 @@ from nescient_fl.mpc.errors import BoundError, HeaderError
 
 MOST_FRACTION_BITS = 16
 _FEWEST_FRACTION_BITS = 6
-_LARGEST_UPDATE = 2**25 * 1.9
+_LARGEST_UPDATE = 2**25 * 1.7
 """Largest norm of an encoded update for which the norm check (norm_check.py) is sound, with room for metrics."""
+
+_LONGEST = 2**20
+"""Most words of a report: sums of them in a sketch stay exact (docs/security.md)."""
 
 _METRICS_NORM = 2**22
 """Room in the bound for the words beside the update: counts, and losses in 1/1024 nat."""
@@ -43,8 +46,8 @@ class Terms:
     metrics_noise: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.update_words < self.dimension:
-            raise BoundError("a report holds the update, the weight and the metrics")
+        if not 0 <= self.update_words < self.dimension <= _LONGEST:
+            raise BoundError(f"a report holds the update, the weight and the metrics, {_LONGEST} words at most")
         if not (self.clip > 0 and self.weight_max >= 1 and self.minimum >= 2):
             raise BoundError("the clip must be above 0, the largest weight 1 and the fewest sites 2 or more")
         if self.weight_max & (self.weight_max - 1):

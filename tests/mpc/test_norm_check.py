@@ -15,6 +15,7 @@ from nescient_fl.mpc.crypten_bridge import crypten_party
 from nescient_fl.mpc.errors import BoundError, MaterialError, SessionAborted
 from nescient_fl.mpc.material import Material, MaterialRequest, deal
 from nescient_fl.mpc.norm_check import (
+    LARGEST_BOUND,
     NormBound,
     check_norms,
     draw_sketch,
@@ -93,7 +94,7 @@ def changed(index: Any, value: Any) -> Words:
 @pytest.mark.parametrize(
     "report",
     [
-        np.concatenate([(honest(1)[0][:WEIGHT] * 1.4).astype(np.int64), [7]]),
+        np.concatenate([(honest(1)[0][:WEIGHT] * 2.5).astype(np.int64), [7]]),
         np.concatenate([honest(1)[0][:WEIGHT] * 100, [7]]),
         changed(5, -(2**63)),
         changed([5, 77], -(2**63)),
@@ -108,7 +109,7 @@ def changed(index: Any, value: Any) -> Words:
         changed(WEIGHT, WEIGHT_MAX + 1),
         changed(WEIGHT, -(2**63)),
     ],
-    ids=["x1.4", "x100", "2^63", "two 2^63", "all 2^63", "2^62", "2^32", "cancelling", "squares wrap", "garbage"]
+    ids=["x2.5", "x100", "2^63", "two 2^63", "all 2^63", "2^62", "2^32", "cancelling", "squares wrap", "garbage"]
     + ["weight 0", "weight -1", "weight + 1", "weight -2^63"],
 )
 def test_a_dishonest_report_is_refused_and_its_neighbours_are_not(report: Words) -> None:
@@ -142,7 +143,7 @@ def test_a_sketch_is_linear_and_keeps_every_coordinate() -> None:
 
 
 def test_at_most_one_place_hides_a_coordinate_that_is_too_large() -> None:
-    # The lemma of docs/norm_check.md: others fixed, a coordinate beyond 4A leaves all buckets within 2A in one
+    # The lemma of docs/security.md: others fixed, a coordinate beyond 4A leaves all buckets within 2A in one
     # bucket at most.
     limit = 2**20
     others = np.zeros(16, np.int64)
@@ -156,7 +157,7 @@ def test_at_most_one_place_hides_a_coordinate_that_is_too_large() -> None:
     assert hidden == 1
 
 
-@pytest.mark.parametrize("bound", [0, 2**26 + 1])
+@pytest.mark.parametrize("bound", [0, LARGEST_BOUND + 1])
 def test_bounds_under_which_the_check_proves_nothing_are_refused(bound: int) -> None:
     with pytest.raises(BoundError):
         NormBound(bound, 0, 1)
