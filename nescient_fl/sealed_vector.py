@@ -2,7 +2,8 @@
 
 Words, in order: the update times the weight, in fixed point; the weight; the validation counts of positives
 and of negatives; the validation loss, the training loss and the training accuracy, each as a sum over images,
-in 1/1024. A round that only scores has no update. Everything adds up, so the sum decodes like one site's.
+in 1/1024 or, at large sites, coarser. A round that only scores has no update. Everything adds up, so the sum decodes
+like one site's.
 """
 
 from collections.abc import Mapping
@@ -15,15 +16,19 @@ from numpy.typing import NDArray
 from nescient_fl.lesion.counts import BINS, ScoreCounts
 from nescient_fl.lesion.network import Weights
 from nescient_fl.mpc.shares import decode
+from nescient_fl.mpc.terms import Terms
 
 METRIC_WORDS = 2 * BINS + 3
-_STEPS = 1024
-"""Losses are counted in 1/1024."""
+_FINEST = 1024
+_LARGEST_SUM = 2**21
+"""No sum over images is sent as more than this: it shares the norm check's room with the counts (terms.py)."""
 
 COARSE = 24
 """Bins that a private histogram joins: noise is added to every bin, so few and full ones say more."""
 PRIVATE_NORM = 4096
 """L2 norm that a site's private histogram is scaled to: what the noise on it is measured against."""
+_METRICS_SHARE = 1 / 20
+"""Share of the privacy budget, as 1 / z^2, that goes to the validation counts; the update has the rest."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +77,33 @@ def flatten(update: Weights, weight: int) -> NDArray[np.float64]:
     return weight * np.concatenate([update[name].double().numpy().ravel() for name in sorted(update)])
 
 
-def metric_words(counts: ScoreCounts, loss: float, accuracy: float) -> NDArray[np.int64]:
-    """Pack what follows the weight; loss and accuracy are sums over training images."""
-    sums = np.rint(np.array([counts.loss_sum, loss, accuracy]) * _STEPS).astype(np.int64)
-    return np.concatenate([counts.positives, counts.negatives, sums])
+def metric_words(counts: ScoreCounts, loss: float, accuracy: float, weight_max: int) -> NDArray[np.int64]:
+    """Pack what follows the weight; loss and accuracy are sums over training images.
+
+    ``weight_max`` is the terms' own. A mean loss of more than 4 at the largest site counts as 4, and one that is no
+    number too: an honest report is never beyond the norm bound, however large the site or lost the model.
+    """
+    sums = np.array([counts.loss_sum, loss, accuracy]) * _steps(weight_max)
+    bounded = np.clip(np.nan_to_num(sums, nan=_LARGEST_SUM), -_LARGEST_SUM, _LARGEST_SUM)
+    return np.concatenate([counts.positives, counts.negatives, np.rint(bounded).astype(np.int64)])
+
+
+def _steps(weight_max: int) -> float:
+    """Return how many units of a sum over images make 1."""
+    return min(_FINEST, _LARGEST_SUM / 4 / weight_max)
+
+
+def noise_for(multiplier: float, clip: float, fraction_bits: int, words: int, length: int) -> tuple[float, float]:
+    """Return the standard deviations, in ring units, of the noise on the update and on what follows the weight.
+
+    For a report of ``length`` words, of which ``words`` are an update of weight 1. A site that gave zeros instead
+    would change the update by the clip at most, and by what rounding adds to it: half a unit a word, and a clipped
+    update's own float32. It would change its private histogram by ``PRIVATE_NORM``. The two noises share the
+    multiplier's budget: 1 / multiplier^2 is the sum of (sensitivity / noise)^2.
+    """
+    update = clip * 2**fraction_bits * (1 + 2.0**-20) + words**0.5 / 2
+    metrics = (PRIVATE_NORM**2 + (length - words) / 4) ** 0.5
+    return multiplier * update / (1 - _METRICS_SHARE) ** 0.5, multiplier * metrics / _METRICS_SHARE**0.5
 
 
 def private_metric_words(counts: ScoreCounts) -> NDArray[np.int64]:
@@ -91,12 +119,11 @@ def private_metric_words(counts: ScoreCounts) -> NDArray[np.int64]:
 def read_sum(
     total: NDArray[np.int64],
     shapes: Mapping[str, tuple[int, ...]] | None,
-    fraction_bits: int,
-    private: bool = False,
+    terms: Terms,
 ) -> RoundSum:
-    """Decode an opened sum, int64 [dimension(shapes)].
+    """Decode an opened sum, int64 [dimension(shapes)], of these terms.
 
-    Of a private one only the coarse bins count; noise below zero is cut off, and loss and accuracy are zero.
+    Of a sum with noise only the coarse bins count; noise below zero is cut off, and loss and accuracy are zero.
     Raises ValueError for another length.
     """
     if total.shape != (dimension(shapes),):
@@ -104,7 +131,7 @@ def read_sum(
     words = update_words(shapes)
     update = None
     if shapes is not None:
-        flat = decode(total[:words], fraction_bits)
+        flat = decode(total[:words], terms.fraction_bits)
         update, start = {}, 0
         for name, shape in shapes.items():
             size = int(np.prod(shape))
@@ -112,8 +139,8 @@ def read_sum(
             start += size
     metrics = total[words + 1 :]
     tallies = metrics[: 2 * BINS].reshape(2, BINS)
-    sums = metrics[2 * BINS :] / _STEPS
-    if private:
+    sums = metrics[2 * BINS :] / _steps(terms.weight_max)
+    if terms.private:
         kept = np.zeros_like(tallies)
         kept[:, :: BINS // COARSE] = np.maximum(tallies[:, :: BINS // COARSE], 0)
         tallies, sums = kept, np.zeros(3)

@@ -39,4 +39,10 @@ def _policy(run: Path, name: str) -> SitePolicy | None:
         return None
     vault = Vault(Path(secure["vault"]))
     shared = config["settings"]["share_metrics"]
-    return SitePolicy(vault.keys(name), vault.roster(), secure["minimum"], name in shared or "all" in shared)
+    return SitePolicy(
+        vault.keys(name),
+        vault.roster(),
+        secure["minimum"],
+        name in shared or "all" in shared,
+        secure["noise_multiplier"],
+    )

@@ -61,11 +61,14 @@ class Aggregation(Protocol):
         """
 
 
-def figures(counts: ScoreCounts) -> dict[str, Any]:
-    """Return validation figures for a line of rounds.jsonl; recall is at 0.5."""
+def figures(counts: ScoreCounts, private: bool = False) -> dict[str, Any]:
+    """Return validation figures for a line of rounds.jsonl; recall is at 0.5.
+
+    Private counts are scaled and noisy: how many images there are, and the loss, are not in them.
+    """
     return {
-        "images": counts.images,
-        "loss": counts.loss,
+        "images": None if private else counts.images,
+        "loss": None if private else counts.loss,
         "auroc": counts.auroc,
         "recall": counts.recall(0.5),
     }

@@ -269,14 +269,14 @@ class FederatedAveraging(Strategy):
 
     def _write_validation(self, result: RoundResult) -> FederationState:
         """Write the line of the model that the answers scored; return the state that knows of it."""
+        private = self._plan.secure is not None and self._plan.secure.private
         line = {
             **self._state.pending,
-            "validation": figures(result.counts),
+            "validation": figures(result.counts, private),
             "validation_by_site": list(result.validation_by_site),
         }
         append_line(self._folder.rounds, line)
         self._watcher.round_validated(line)
-        private = self._plan.secure is not None and self._plan.secure.private
         return self._state.validated(result.counts, keep_last=private)
 
     def _line(self, number: int, result: RoundResult, seconds: float, bytes_down: int) -> dict[str, Any]:

@@ -34,8 +34,8 @@ from nescient_fl.sealed_messages import (
     sum_content,
 )
 from nescient_fl.sealed_vector import (
-    PRIVATE_NORM,
     dimension,
+    noise_for,
     read_sum,
     shapes_of,
     update_words,
@@ -52,9 +52,6 @@ SESSION_SECONDS = 40.0
 
 _RETRIED = {"SessionAborted", "MaterialError"}
 """Refusals that another attempt, with fresh shares, may mend."""
-
-_METRICS_SHARE = 1 / 20
-"""Share of the privacy budget, as 1/z^2, that goes to the validation counts; the update has the rest."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +86,7 @@ class SecurePlan:
         weight_max = 1 if self.private else self.weight_max
         bits = fraction_bits_for(self.clip, weight_max)
         words = update_words(shapes)
-        # Rounding to the grid may lengthen a clipped update by half a unit a word.
-        sensitivity = self.clip * 2**bits + words**0.5 / 2
-        metrics = (PRIVATE_NORM**2 + (dimension(shapes) - words) / 4) ** 0.5
+        update_noise, metrics_noise = noise_for(self.noise_multiplier, self.clip, bits, words, dimension(shapes))
         return Terms(
             dimension=dimension(shapes),
             update_words=words,
@@ -100,8 +95,8 @@ class SecurePlan:
             weight_max=weight_max,
             minimum=self.minimum,
             strict_membership=self.strict_membership,
-            update_noise=self.noise_multiplier * (1 / (1 - _METRICS_SHARE)) ** 0.5 * sensitivity,
-            metrics_noise=self.noise_multiplier * (1 / _METRICS_SHARE) ** 0.5 * metrics,
+            update_noise=update_noise,
+            metrics_noise=metrics_noise,
         )
 
 
@@ -155,7 +150,7 @@ class SecureAggregation:
             plan.ledger.charge(request.model)
         result = self._ask(grid, request, answers)
         shapes = shapes_of(weights) if order.train else None
-        summed = read_sum(result.total, shapes, request.terms.fraction_bits, plan.private)
+        summed = read_sum(result.total, shapes, request.terms)
         if summed.weight <= 0:
             raise UserError(f"round {order.round}: the sites' weights add up to {summed.weight}")
         averaged = None if summed.update is None else moved_by(weights, summed.update, summed.weight)

@@ -53,6 +53,10 @@ class BoundError(MpcError):
     """Settings under which the norm check would not be sound."""
 
 
+class NoiseError(MpcError):
+    """A round whose sum would have less noise than a site asks for."""
+
+
 class AlreadyOpenedError(MpcError):
     """A second sum was asked for over a global model that one was opened for, on other terms or by another run."""
 

@@ -12,7 +12,7 @@ from nescient_fl.mpc.randomness import SecretStream
 
 _Words = NDArray[np.int64]
 
-LARGEST_SIGMA = 2.0**40
+LARGEST_SIGMA = 2**44
 
 
 def discrete_gaussian(stream: SecretStream, sigma: float, count: int) -> _Words:
@@ -21,10 +21,10 @@ def discrete_gaussian(stream: SecretStream, sigma: float, count: int) -> _Words:
     Coins of probability exp(-y) compare 63 random bits with a float64's value, so each is off by at most 2^-52
     of its size; a draw tosses fewer than 16 on average, and lies within 2^-48 of the exact distribution.
 
-    Raises ValueError for a sigma that is not above 0 and at most 2^40.
+    Raises ValueError for a sigma that is not above 0 and at most 2^44.
     """
     if not 0 < sigma <= LARGEST_SIGMA:
-        raise ValueError(f"sigma must be above 0 and at most 2^40, got {sigma}")
+        raise ValueError(f"sigma must be above 0 and at most 2^44, got {sigma}")
     scale = int(sigma) + 1
     found: list[_Words] = []
     missing = count

@@ -1,8 +1,10 @@
 """The privacy ledger: what every opened sum cost, and a stop before the budget is exceeded.
 
-Site-level differential privacy: a site's whole part in the run hides in the noise. A sum is a Gaussian mechanism of
-one noise multiplier; the discrete Gaussian obeys the same Renyi bound as the continuous one (Canonne, Kamath and
-Steinke, 2020, theorem 4). dp-accounting does the arithmetic.
+Site-level differential privacy: a site's whole part in the run hides in the noise. Two runs are neighbours when one
+site's reports are zeros in one of them; who takes part is public in both. (Where that site's data may be exchanged
+for any other, the sensitivity is twice as large: epsilon is that of half the noise multiplier.) A sum is a Gaussian
+mechanism of one noise multiplier; the discrete Gaussian obeys the same Renyi bound as the continuous one (Canonne,
+Kamath and Steinke, 2020, theorem 14). dp-accounting does the arithmetic.
 """
 
 import json
@@ -15,7 +17,8 @@ from dp_accounting.rdp import RdpAccountant
 
 from nescient_fl.errors import UserError
 
-_LARGEST_MULTIPLIER = 1e6
+_LARGEST_MULTIPLIER = 1e5
+"""More would be more noise than the ring holds."""
 
 
 class BudgetSpent(UserError):

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from nescient_fl.mpc.errors import BoundError, HeaderError
+from nescient_fl.mpc.noise import LARGEST_SIGMA
 
 MOST_FRACTION_BITS = 16
 _FEWEST_FRACTION_BITS = 6
@@ -16,7 +17,7 @@ _LONGEST = 2**20
 """Most words of a report: sums of them in a sketch stay exact (docs/security.md)."""
 
 _METRICS_NORM = 2**22
-"""Room in the bound for the words beside the update: counts, and losses in 1/1024 nat."""
+"""Room in the bound for the words beside the update: three sums of up to 2^21, counts, the weight, and rounding."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,17 @@ class Terms:
             raise BoundError("the clip must be above 0, the largest weight 1 and the fewest sites 2 or more")
         if self.weight_max & (self.weight_max - 1):
             raise BoundError(f"the largest weight must be a power of two, got {self.weight_max}")
-        if not (self.update_noise >= 0 and self.metrics_noise >= 0):
-            raise BoundError("noise cannot be negative")
+        if not (0 <= self.update_noise <= LARGEST_SIGMA and 0 <= self.metrics_noise <= LARGEST_SIGMA):
+            raise BoundError(f"noise must be from 0 to 2^{LARGEST_SIGMA.bit_length() - 1} units")
         if not _FEWEST_FRACTION_BITS <= self.fraction_bits <= MOST_FRACTION_BITS:
             raise BoundError(f"{self.fraction_bits} bits of fraction are outside 6 to 16")
         if self.clip * self.weight_max * 2**self.fraction_bits > _LARGEST_UPDATE:
             raise BoundError("clip, largest weight and fraction bits leave the norm check unsound")
+
+    @property
+    def private(self) -> bool:
+        """Whether the sum has noise."""
+        return self.update_noise > 0 or self.metrics_noise > 0
 
     @property
     def bound(self) -> int:

@@ -182,6 +182,8 @@ class StudySettings:
                 raise UserError("differential privacy takes both --dp-epsilon and --dp-delta")
             if not self.dp_epsilon > 0 or not 0 < self.dp_delta < 1:
                 raise UserError("--dp-epsilon must be above 0 and --dp-delta between 0 and 1")
+            if self.share_metrics:
+                raise UserError("--share-metrics tells in clear what the noise of --dp-epsilon hides: choose one")
 
     def resolved_recipe(self) -> Recipe:
         """Return the recipe with this study's changes. Raises UserError for a value that cannot be."""
