@@ -49,7 +49,7 @@ def share_of(federation: Federation, report: SealedReport, rank: int) -> NDArray
 
 
 def _read(words: NDArray[np.int64], weights: Weights, terms: Terms) -> Weights:
-    read = read_sum(words, shapes_of(weights), terms.fraction_bits)
+    read = read_sum(words, shapes_of(weights), terms)
     assert read.update is not None
     return {name: torch.from_numpy(read.update[name]).float() for name in weights}
 
