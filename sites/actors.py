@@ -55,8 +55,6 @@ class SiteActor:
         self.name = site.data.name
 
     def handle(self, kind: str, content: RecordDict) -> RecordDict:
-        # One thread a site: sites run side by side, and sums come out the same on every machine's core count.
-        torch.set_num_threads(1)
         if kind == QUERY:
             answer = node_content(self.name, self.role)
             record_departure(self._transcript, self.name, None, answer)

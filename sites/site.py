@@ -17,7 +17,7 @@ from nescient_fl.lesion.batches import Examples, make_batcher
 from nescient_fl.lesion.counts import ScoreCounts
 from nescient_fl.lesion.network import Weights, build_network, get_weights, set_weights
 from nescient_fl.lesion.recipe import Recipe, recipe_from_json
-from nescient_fl.lesion.training import choose_device, make_optimiser, predict_rows, train_epoch
+from nescient_fl.lesion.training import choose_device, make_optimiser, one_thread, predict_rows, train_epoch
 from nescient_fl.messages import RoundOrder, SiteReport
 from nescient_fl.radiographs.cache import PixelCache, open_cache
 from nescient_fl.seeds import derive_seed
@@ -41,6 +41,7 @@ class Site:
         self.data = data
         self.device = device
 
+    @one_thread()
     def answer(self, order: RoundOrder, weights: Weights) -> tuple[SiteReport, ScoreCounts, Weights | None]:
         """Score the global model on the site's validation patients, then train it on its training patients.
 

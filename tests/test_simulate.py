@@ -68,6 +68,13 @@ def test_the_metrics_have_the_shape_that_the_design_gives_them(metrics: dict[str
     check_shape(metrics, METRICS)
 
 
+def test_the_secure_sum_is_plain_averaging_within_its_encoding(metrics: dict[str, Any]) -> None:
+    secure = metrics["secure"]
+    assert 0 <= secure["max_abs_error"] < 1e-6
+    assert secure["bytes_per_site_round"] < 830_000
+    assert (secure["excluded"], secure["shared_metrics"], secure["epsilon"]) == (0, [], None)
+
+
 def test_the_metrics_agree_with_the_tables(run: Path, metrics: dict[str, Any]) -> None:
     partition = pd.read_csv(run / "partition.csv", dtype={"patient": str})
     cohort = pd.read_csv(run / "cohort.csv", dtype={"patient": str})

@@ -1,6 +1,7 @@
 """Training and scoring of the lesion network on one device, deterministic under its generators."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,6 +78,17 @@ def train_epoch(
         correct = correct + ((logits.detach() > 0) == (targets > 0.5)).sum()
     images = max(len(rows), 1)
     return EpochResult(float(loss_sum) / images, float(correct) / images, len(rows))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread inside: sites work side by side, and sums are the same on any number of processors."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def predict_logits(network: nn.Module, examples: Examples, recipe: Recipe, device: torch.device) -> NDArray[np.float64]:

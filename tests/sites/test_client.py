@@ -114,12 +114,6 @@ def test_nothing_else_about_the_training_is_in_an_answer(run: Path) -> None:
     assert set(content) == {ARRAYS, COUNTS, REPORT}
 
 
-def test_a_site_uses_one_thread(run: Path) -> None:
-    torch.set_num_threads(2)
-    send(run, order(train=False), MessageType.TRAIN)
-    assert torch.get_num_threads() == 1
-
-
 def test_the_digest_is_of_names_and_bytes() -> None:
     content = RecordDict({"b": ConfigRecord({"y": 2, "x": "1"}), "a": ConfigRecord({"z": True})})
     by_hand = hashlib.sha256(b"a/z:True" + b"b/x:1" + b"b/y:2").hexdigest()

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,11 @@ from nescient_fl.errors import UserError
 from nescient_fl.lesion.counts import ScoreCounts
 from nescient_fl.lesion.network import Weights, build_network, get_weights, weights_sha256
 from nescient_fl.lesion.recipe import RECIPES, Recipe, recipe_to_json
-from nescient_fl.lesion.training import predict_logits
+from nescient_fl.lesion.training import EpochResult, predict_logits
 from nescient_fl.messages import RoundOrder
 from nescient_fl.radiographs.cache import PixelCache
 from nescient_fl.study.run_folder import RunFolder, write_json
+from sites import site
 from sites.site import Site, SiteData, load_site_data, open_run_data, site_names
 
 CPU = torch.device("cpu")
@@ -56,6 +58,26 @@ def test_the_same_order_and_model_give_the_same_answer(data: SiteData, weights: 
     assert weights_sha256(first) == weights_sha256(again)
     assert np.array_equal(first_counts.positives, again_counts.positives)
     assert first_counts.loss_sum == again_counts.loss_sum
+
+
+def test_an_answer_is_worked_out_on_one_thread_whatever_the_process_has(
+    data: SiteData, weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    train = site.train_epoch
+
+    def watched(*arguments: Any) -> EpochResult:
+        seen.append(torch.get_num_threads())
+        return train(*arguments)
+
+    monkeypatch.setattr(site, "train_epoch", watched)
+    torch.set_num_threads(2)
+    try:
+        Site(data, CPU).answer(order(), weights)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert seen == [1]
 
 
 @pytest.mark.parametrize("change", ["round", "seed", "site"])
