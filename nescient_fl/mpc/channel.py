@@ -5,6 +5,7 @@ handshake the peer's certificate is compared with it byte by byte.
 """
 
 import contextlib
+import select
 import socket
 import ssl
 import struct
@@ -20,7 +21,10 @@ HELLO, DATA, ABORT, BYE = 1, 2, 3, 4
 _FRAME = struct.Struct(">BQQ")
 _CHUNK = 1 << 18
 _LONGEST_REASON = 200
+_LOST_END = b"\0"
 LARGEST_PAYLOAD = 1 << 30
+_HANDSHAKE_SECONDS = 3.0
+"""For one handshake: somebody who connects and says nothing must not use up the others' time."""
 _RETRY_SECONDS = 0.02
 _DRAIN_SECONDS = 0.3
 
@@ -37,9 +41,10 @@ class Deadline:
         left = max(self._end - time.monotonic(), 0.0)
         return left if self._step is None else min(left, self._step)
 
-    def step(self) -> "Deadline":
-        """Return the deadline of one step."""
-        return Deadline(self.left())
+    def step(self, share: float = 1.0) -> "Deadline":
+        """Return the deadline of one step, or of a share of it: whoever depends on others gives up before they do."""
+        left = max(self._end - time.monotonic(), 0.0)
+        return Deadline(left if self._step is None else min(left, share * self._step))
 
 
 class Channel:
@@ -83,15 +88,17 @@ class Channel:
             raise SessionAborted(f"{self.peer} announced {length} bytes, which is too much", self.peer)
         payload = self._exactly(length, deadline)
         if found == ABORT:
-            raise SessionAborted(f"{self.peer} gave up: {_printable(payload)}", self.peer)
+            lost, _, reason = payload.partition(_LOST_END)
+            raise SessionAborted(f"{self.peer} gave up: {_printable(reason)}", _printable(lost) or self.peer)
         if found not in kinds:
             raise SessionAborted(f"{self.peer} sent a frame of kind {found}, not {kinds[0]}", self.peer)
         return found, payload
 
-    def abort(self, reason: str) -> None:
-        """Tell the peer why this side ends, if it still listens, and close."""
+    def abort(self, reason: str, lost: str | None = None) -> None:
+        """Tell the peer why this side ends and who was lost, if it still listens, and close."""
+        payload = (lost or "").encode() + _LOST_END + reason.encode()
         with contextlib.suppress(SessionAborted):
-            self.send(ABORT, reason.encode()[: _LONGEST_REASON * 4], Deadline(0.5))
+            self.send(ABORT, payload[: _LONGEST_REASON * 4], Deadline(0.5))
         self._drain()
         self.close()
 
@@ -151,6 +158,7 @@ class Listener:
             self._socket.bind(where)
             if self._path is not None:
                 self._path.chmod(0o600)
+                self._inode = self._path.stat().st_ino
             self._socket.listen(16)
         except OSError as error:
             self._socket.close()
@@ -171,7 +179,8 @@ class Listener:
             names = ", ".join(member.name for member in expected)
             raise SessionAborted(f"{names} did not connect", expected[0].name) from None
         try:
-            return _secured(plain, _context(keys, expected, ssl.PROTOCOL_TLS_SERVER), expected, deadline)
+            limit = Deadline(deadline.left(), _HANDSHAKE_SECONDS)
+            return _secured(plain, _context(keys, expected, ssl.PROTOCOL_TLS_SERVER), expected, limit)
         except (OSError, SessionAborted):
             plain.close()
             return None
@@ -179,7 +188,10 @@ class Listener:
     def close(self) -> None:
         self._socket.close()
         if self._path is not None:
-            self._path.unlink(missing_ok=True)
+            # A later session may listen at this address by now, if this one was late to end.
+            with contextlib.suppress(FileNotFoundError):
+                if self._path.stat().st_ino == self._inode:
+                    self._path.unlink()
 
 
 def connect(keys: MemberKeys, peer: Member, deadline: Deadline) -> Channel:
@@ -207,6 +219,25 @@ def connect(keys: MemberKeys, peer: Member, deadline: Deadline) -> Channel:
         plain.close()
         reason = _words(error)
         raise SessionAborted(f"{peer.name} could not prove who it is ({reason})", peer.name) from None
+
+
+def readable(channels: Sequence[Channel], deadline: Deadline) -> list[Channel]:
+    """Wait until at least one of the channels has something to receive; return those that have.
+
+    Raises SessionAborted naming the first when all are silent until the deadline.
+    """
+    found = [channel for channel in channels if channel._connection.pending()]
+    if found:
+        return found
+    by_socket = {channel._connection: channel for channel in channels}
+    try:
+        ready, _, _ = select.select(list(by_socket), [], [], deadline.left())
+    except (OSError, ValueError):
+        ready = []
+    if not ready:
+        names = " and ".join(channel.peer for channel in channels)
+        raise SessionAborted(f"{names} {'was' if len(channels) == 1 else 'were'} silent for too long", channels[0].peer)
+    return [by_socket[connection] for connection in ready]
 
 
 def _context(keys: MemberKeys, expected: Sequence[Member], protocol: int) -> ssl.SSLContext:

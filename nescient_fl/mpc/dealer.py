@@ -1,17 +1,19 @@
 """The dealer: makes correlated randomness for the parties of one session, and sees nothing of theirs."""
 
+import contextlib
 import time
 from dataclasses import dataclass
 
-from nescient_fl.mpc.channel import BYE, DATA, Channel, Deadline, Listener
+from nescient_fl.mpc.channel import BYE, DATA, Channel, Deadline, Listener, readable
 from nescient_fl.mpc.errors import MaterialError, SessionAborted
 from nescient_fl.mpc.keys import MemberKeys
 from nescient_fl.mpc.material import MaterialRequest, deal
 from nescient_fl.mpc.randomness import fresh_stream
 from nescient_fl.mpc.roster import Roster
-from nescient_fl.mpc.session import answer_hello, hello
+from nescient_fl.mpc.session import REQUEST_SHARE, SESSION_SECONDS, STEP_SECONDS, answer_hello, hello, told
 
 _LARGEST_REQUEST = 4096
+_LAST_WORD_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,11 @@ class DealerSummary:
 
 
 def serve_session(
-    keys: MemberKeys, roster: Roster, session_id: bytes, timeout: float = 10.0, deadline: float = 28.0
+    keys: MemberKeys,
+    roster: Roster,
+    session_id: bytes,
+    timeout: float = STEP_SECONDS,
+    deadline: float = SESSION_SECONDS,
 ) -> DealerSummary:
     """Serve one session: wait for every party, hear the same request from all, give each its part.
 
@@ -32,7 +38,7 @@ def serve_session(
     ask for different things.
     """
     started = time.monotonic()
-    limit = Deadline(deadline, timeout)
+    whole, limit = Deadline(deadline), Deadline(deadline, timeout)
     assert roster.dealer.address is not None
     listener = Listener(roster.dealer.address)
     channels: dict[str, Channel] = {}
@@ -44,10 +50,10 @@ def serve_session(
             if channel is not None and answer_hello(channel, hello(session_id, roster), arrival):
                 channels[channel.peer] = channel
                 del awaited[channel.peer]
-        _serve(channels, roster, limit)
+        _serve(channels, roster, limit, whole)
     except BaseException as error:
         for channel in channels.values():
-            channel.abort(str(error) if isinstance(error, SessionAborted) else type(error).__name__)
+            channel.abort(*told(error))
         raise
     finally:
         listener.close()
@@ -56,8 +62,8 @@ def serve_session(
     return DealerSummary(sum(channel.bytes_sent for channel in channels.values()), time.monotonic() - started)
 
 
-def _serve(channels: dict[str, Channel], roster: Roster, limit: Deadline) -> None:
-    requests = [channels[party.name].receive_any((DATA, BYE), limit, _LARGEST_REQUEST) for party in roster.parties]
+def _serve(channels: dict[str, Channel], roster: Roster, limit: Deadline, whole: Deadline) -> None:
+    requests = _requests(channels, limit, whole)
     if all(kind == BYE for kind, _ in requests):
         return
     if len(set(requests)) > 1:
@@ -66,5 +72,26 @@ def _serve(channels: dict[str, Channel], roster: Roster, limit: Deadline) -> Non
     blobs = deal(request, len(roster.parties), fresh_stream())
     for party, blob in zip(roster.parties, blobs, strict=True):
         channels[party.name].send(DATA, blob, limit.step())
-    for party in roster.parties:
-        channels[party.name].receive(BYE, limit.step(), 0)
+    # Closing before a party's last word is heard could destroy what it has not read yet. If it never comes, the
+    # parties know more of that than the dealer.
+    with contextlib.suppress(SessionAborted):
+        for party in roster.parties:
+            channels[party.name].receive(BYE, Deadline(limit.left(), _LAST_WORD_SECONDS), 0)
+
+
+def _requests(channels: dict[str, Channel], limit: Deadline, whole: Deadline) -> list[tuple[int, bytes]]:
+    """Hear one request from each party, in whatever order they come, or the first that gives up.
+
+    Parties that wait for each other are all silent, and know better who was lost: for the first request the dealer
+    waits longer than any of them does. Those that asked wait for the dealer: for the last one it waits less.
+    """
+    found: list[tuple[int, bytes]] = []
+    waiting = list(channels.values())
+    patience = whole
+    while waiting:
+        for channel in readable(waiting, patience):
+            found.append(channel.receive_any((DATA, BYE), whole, _LARGEST_REQUEST))
+            waiting.remove(channel)
+        if patience is whole:
+            patience = limit.step(REQUEST_SHARE)
+    return found

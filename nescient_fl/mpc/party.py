@@ -5,24 +5,27 @@ Protocol. The exact order:
   1. every report is checked by itself: roster, signature, header, terms, freshness, envelope; a bad one is left
      out, with the reason;
   2. over the session the parties say what they hold for this global model already. A sum that all of them
-     committed to is opened from what they stored, whatever reports came with the question; one that some of
-     them never committed to was never opened and is withdrawn;
+     committed to is opened from what they stored, whatever reports came with the question. Commitments that are
+     not the same everywhere, or on other terms, are withdrawn if no share of them was ever released, and if one
+     was, nothing else is opened for this model;
   3. they compare the reports that each accepted, byte for byte by digest; the common ones are the set S, and
      each signs S;
-  4. quorum, and with strict membership the distance to the last set, are checked;
-  5. the reports of S are marked as seen: from here on they are good for this session only;
-  6. the norm check leaves out what is beyond the bound, and quorum is checked again;
-  7. the shares are summed, and each party adds its noise to its own share of the sum;
-  8. set and share of the sum are committed to disk, all parties say so, and only then is the sum opened.
+  4. the reports that this party accepted are marked as seen: from here on they are good for this session only;
+  5. quorum is checked; the norm check leaves out what is beyond the bound, and quorum is checked again, with strict
+     membership also the distance to the last set;
+  6. the shares are summed, and each party adds its noise to its own share of the sum;
+  7. set and share of the sum are committed to disk, and all parties say so;
+  8. the commitment is marked as released, if it still stands, and only then does the share leave the party: the
+     sum is opened.
 """
 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from cryptography.exceptions import InvalidSignature
@@ -37,8 +40,8 @@ from nescient_fl.mpc.errors import (
     MpcError,
     QuorumError,
     ReplayError,
+    SessionAborted,
     SetMismatchError,
-    SignatureInvalidError,
 )
 from nescient_fl.mpc.keys import MemberKeys
 from nescient_fl.mpc.material import Material, MaterialRequest
@@ -49,6 +52,10 @@ from nescient_fl.mpc.randomness import fresh_stream
 from nescient_fl.mpc.roster import Roster
 from nescient_fl.mpc.sums import PROTOCOL, SumRequest, SumResult
 from nescient_fl.mpc.terms import Terms
+
+T = TypeVar("T")
+
+BEYOND_BOUND = "its update is beyond the norm bound"
 
 
 class PartySession(Protocol):
@@ -82,27 +89,28 @@ def aggregate(
 ) -> SumResult:
     """Take one party's part in opening the sum of a set of reports; all parties call this at the same time.
 
-    Raises QuorumError, MembershipError, SetMismatchError, AlreadyOpenedError or SessionAborted; nothing was
-    opened then, or what was opened is stored and comes with the next try.
+    Raises QuorumError, MembershipError, SetMismatchError, AlreadyOpenedError, MaterialError or SessionAborted;
+    nothing was opened then, or what may have been opened is stored and comes with the next try.
     """
     started = time.perf_counter()
     rank = [party.name for party in roster.parties].index(keys.name)
     reports, refused = _accept(request, copies, keys, roster, rank, store)
     with open_session() as session:
-        stored = _settle_stored(request, session, store)
+        stored = _settle_stored(request, roster, session, store)
         if stored is None:
             chosen, lacking = _agree(request, reports, keys, roster, session)
-            refused.update(lacking)
+            refused = {**lacking, **refused}
             store.remember([report.header.report_id for report in reports.values()], request.session)
             minimum = _minimum(request, roster, chosen)
-            _check_quorum(len(chosen), minimum)
+            _check_quorum(chosen, minimum, refused)
+            stored = _sum(request, chosen, minimum, refused, session)
             if request.terms.strict_membership:
-                _check_membership(set(chosen), store, minimum)
-            stored = _sum(request, chosen, minimum, session)
+                _check_membership(set(stored.sites), store, minimum)
             store.commit(stored)
-            _all_say(session, b"committed")
+            _all_say(b"committed", roster, session)
+        store.release(stored)
         total = _open(stored, session)
-        store.opened(request.model, total)
+        store.opened(stored, total)
         sent = getattr(session, "bytes_sent", 0)
     return SumResult(
         total,
@@ -171,30 +179,57 @@ def _report_digest(copy: PartyCopy) -> str:
     return hashlib.sha256(whole).hexdigest()
 
 
-def _settle_stored(request: SumRequest, session: PartySession, store: PartyStore) -> StoredSum | None:
+def _settle_stored(request: SumRequest, roster: Roster, session: PartySession, store: PartyStore) -> StoredSum | None:
     """Find out whether all parties hold one sum for this model already.
 
-    Raises AlreadyOpenedError when they do, on other terms than are asked for now, or when only some do but one
-    of them opened it: their memories contradict each other.
+    Raises AlreadyOpenedError when a share of another sum, or of one on other terms, was released somewhere.
     """
     mine = store.sum_for(request.model)
-    state = None if mine is None else [mine.session, mine.binding, mine.opened is not None]
-    states = [json.loads(answer) for answer in session.exchange(json.dumps(state).encode())]
+    state = None
+    if mine is not None:
+        same = [mine.session, mine.reports, *mine.sites]
+        state = {"sum": same, "binding": mine.binding, "released": mine.released}
+    states = []
+    for party, answer in zip(roster.parties, session.exchange(json.dumps(state).encode()), strict=True):
+        states.append(_read(party.name, answer, _Held.read))
     held = [entry for entry in states if entry is not None]
     if not held:
         return None
-    if len(held) < len(states):
-        if any(opened for _, _, opened in held):
-            raise AlreadyOpenedError("one party opened a sum for this model that another knows nothing of")
-        store.withdraw(request.model)
-        return None
-    if len({session_id for session_id, _, _ in held}) > 1:
-        raise AlreadyOpenedError("the parties committed to different sums for this model")
-    if any(bound_to != request.binding for _, bound_to, _ in held):
-        raise AlreadyOpenedError(
-            "a sum over this global model was opened before on other terms; start from another seed"
-        )
-    return mine
+    alike = len(held) == len(states) and len({entry.sum for entry in held}) == 1
+    if alike and all(entry.binding == request.binding for entry in held):
+        return mine
+    if any(entry.released for entry in held):
+        if alike:
+            raise AlreadyOpenedError(
+                "a sum over this global model was opened before on other terms; start from another seed"
+            )
+        raise AlreadyOpenedError("one party opened a sum for this model that another knows nothing of")
+    if mine is not None:
+        store.withdraw(mine)
+    return None
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What a party says that it holds for a model."""
+
+    sum: tuple[str, ...]
+    binding: str
+    released: bool
+
+    @classmethod
+    def read(cls, value: Any) -> "_Held | None":
+        if value is None:
+            return None
+        return cls(tuple(str(part) for part in value["sum"]), str(value["binding"]), bool(value["released"]))
+
+
+def _read(party: str, answer: bytes, reader: Callable[[Any], T]) -> T:
+    """Read what a party said. Raises SessionAborted naming it when that is no sense."""
+    try:
+        return reader(json.loads(answer))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise SessionAborted(f"{party} said what cannot be read", party) from None
 
 
 def _agree(
@@ -206,7 +241,8 @@ def _agree(
 ) -> tuple[dict[str, _Report], dict[str, str]]:
     """Return the reports that all parties accepted alike, and why others were left out."""
     mine = {name: report.digest for name, report in reports.items()}
-    theirs = [_digests(answer) for answer in session.exchange(json.dumps(mine).encode())]
+    answers = session.exchange(json.dumps(mine).encode())
+    theirs = [_read(party.name, answer, _digests) for party, answer in zip(roster.parties, answers, strict=True)]
     chosen = {name: reports[name] for name in sorted(mine) if all(d.get(name) == mine[name] for d in theirs)}
     lacking = {
         name: "SetMismatchError: the parties did not all accept the same report of it"
@@ -227,11 +263,10 @@ def _agree(
     return chosen, lacking
 
 
-def _digests(answer: bytes) -> dict[str, str]:
-    value = json.loads(answer)
-    if not isinstance(value, dict):
-        raise SetMismatchError("a party's list of reports cannot be read")
-    return {str(name): str(digest) for name, digest in value.items()}
+def _digests(value: Any) -> dict[str, str]:
+    if not all(isinstance(digest, str) for digest in value.values()):
+        raise TypeError("a digest is a text")
+    return dict(value)
 
 
 def _minimum(request: SumRequest, roster: Roster, chosen: Mapping[str, _Report]) -> int:
@@ -240,9 +275,12 @@ def _minimum(request: SumRequest, roster: Roster, chosen: Mapping[str, _Report])
     return max([roster.minimum_sites, request.terms.minimum, *asked])
 
 
-def _check_quorum(sites: int, minimum: int) -> None:
-    if sites < minimum:
-        raise QuorumError(f"{sites} sites are in the sum, {minimum} are needed")
+def _check_quorum(sites: Collection[str], minimum: int, left_out: Mapping[str, str]) -> None:
+    if len(sites) < minimum:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(left_out.items()))
+        raise QuorumError(
+            f"{len(sites)} sites are in the sum, {minimum} are needed" + (f" ({reasons})" if reasons else "")
+        )
 
 
 def _check_membership(chosen: set[str], store: PartyStore, minimum: int) -> None:
@@ -256,7 +294,13 @@ def _check_membership(chosen: set[str], store: PartyStore, minimum: int) -> None
         )
 
 
-def _sum(request: SumRequest, chosen: Mapping[str, _Report], minimum: int, session: PartySession) -> StoredSum:
+def _sum(
+    request: SumRequest,
+    chosen: Mapping[str, _Report],
+    minimum: int,
+    refused: Mapping[str, str],
+    session: PartySession,
+) -> StoredSum:
     terms = request.terms
     names = list(chosen)
     shares = np.stack([chosen[name].share for name in names])
@@ -267,10 +311,15 @@ def _sum(request: SumRequest, chosen: Mapping[str, _Report], minimum: int, sessi
         within = check_norms(session, shares, bound, material)
     kept = [name for name, good in zip(names, within, strict=True) if good]
     excluded = [name for name in names if name not in kept]
-    _check_quorum(len(kept), minimum)
+    _check_quorum(kept, minimum, {**refused, **dict.fromkeys(excluded, BEYOND_BOUND)})
     share = shares[within].sum(axis=0, dtype=np.int64)
     share += _noise(terms)
-    return StoredSum(request.model, request.binding, request.session, tuple(kept), tuple(excluded), share)
+    reports = _set_digest(chosen[name].digest for name in names)
+    return StoredSum(request.model, request.binding, request.session, reports, tuple(kept), tuple(excluded), share)
+
+
+def _set_digest(digests: Iterable[str]) -> str:
+    return hashlib.sha256("\x1f".join(digests).encode()).hexdigest()
 
 
 def _noise(terms: Terms) -> NDArray[np.int64]:
@@ -285,9 +334,10 @@ def _noise(terms: Terms) -> NDArray[np.int64]:
     return noise
 
 
-def _all_say(session: PartySession, word: bytes) -> None:
-    if any(answer != word for answer in session.exchange(word)):
-        raise SignatureInvalidError(f"a party did not say {word.decode()}")
+def _all_say(word: bytes, roster: Roster, session: PartySession) -> None:
+    for party, answer in zip(roster.parties, session.exchange(word), strict=True):
+        if answer != word:
+            raise SessionAborted(f"{party.name} did not say that it {word.decode()}", party.name)
 
 
 def _open(stored: StoredSum, session: PartySession) -> NDArray[np.int64]:

@@ -1,6 +1,7 @@
 """What a party must not forget, whatever happens to its process: reports it saw, sums it opened.
 
-SQLite with full synchronisation: a statement that returned survives a crash of the machine.
+SQLite with full synchronisation: a statement that returned survives a crash of the machine. Every step of a sum is
+one conditional statement, so that two processes of one party, one of them late, cannot both take it.
 """
 
 import json
@@ -12,28 +13,35 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from nescient_fl.mpc.errors import SessionAborted
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS seen (report TEXT PRIMARY KEY, session TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sums (
-    model TEXT PRIMARY KEY, binding TEXT NOT NULL, session TEXT NOT NULL, sites TEXT NOT NULL,
-    excluded TEXT NOT NULL, share BLOB NOT NULL, opened BLOB, serial INTEGER NOT NULL
+    model TEXT PRIMARY KEY, binding TEXT NOT NULL, session TEXT NOT NULL, reports TEXT NOT NULL,
+    sites TEXT NOT NULL, excluded TEXT NOT NULL, share BLOB NOT NULL, released INTEGER NOT NULL DEFAULT 0,
+    opened BLOB, serial INTEGER NOT NULL
 );
 """
+_COLUMNS = "model, binding, session, reports, sites, excluded, share, released, opened"
 
 
 @dataclass(frozen=True)
 class StoredSum:
-    """One sum: committed to when ``opened`` is None, else opened.
+    """One sum: committed to, then released, when the share may be given away, then opened.
 
-    share and opened are int64 [dimension]: this party's share of the sum, noise included, and the sum.
+    ``reports`` digests the reports that the sum is of. share and opened are int64 [dimension]: this party's share
+    of the sum, noise included, and the sum, None before it was opened here.
     """
 
     model: str
     binding: str
     session: str
+    reports: str
     sites: tuple[str, ...]
     excluded: tuple[str, ...]
     share: NDArray[np.int64]
+    released: bool = False
     opened: NDArray[np.int64] | None = None
 
 
@@ -70,54 +78,79 @@ class PartyStore:
 
     def sum_for(self, model: str) -> StoredSum | None:
         """Return what was committed or opened for a global model, None when nothing was."""
-        row = self._database.execute(
-            "SELECT model, binding, session, sites, excluded, share, opened FROM sums WHERE model = ?",
-            (model,),
-        ).fetchone()
+        row = self._database.execute(f"SELECT {_COLUMNS} FROM sums WHERE model = ?", (model,)).fetchone()
         return None if row is None else _stored(row)
 
     def last_opened(self) -> StoredSum | None:
-        """Return the sum opened last, None before the first."""
+        """Return the last sum whose share left this party, so that others may have opened it; None before it."""
         row = self._database.execute(
-            "SELECT model, binding, session, sites, excluded, share, opened FROM sums "
-            "WHERE opened IS NOT NULL ORDER BY serial DESC LIMIT 1"
+            f"SELECT {_COLUMNS} FROM sums WHERE released ORDER BY serial DESC LIMIT 1"
         ).fetchone()
         return None if row is None else _stored(row)
 
     def commit(self, entry: StoredSum) -> None:
         """Note, before anything is opened, the one set and share that this model will ever be opened with.
 
-        Raises sqlite3.IntegrityError when the model has an entry.
+        Raises SessionAborted when the model has an entry: another session was quicker.
         """
-        self._database.execute(
-            "INSERT INTO sums SELECT ?, ?, ?, ?, ?, ?, NULL, COALESCE(MAX(serial), 0) + 1 FROM sums",
-            (
-                entry.model,
-                entry.binding,
-                entry.session,
-                json.dumps(entry.sites),
-                json.dumps(entry.excluded),
-                entry.share.astype("<i8").tobytes(),
-            ),
+        try:
+            self._database.execute(
+                "INSERT INTO sums SELECT ?, ?, ?, ?, ?, ?, ?, 0, NULL, COALESCE(MAX(serial), 0) + 1 FROM sums",
+                (
+                    entry.model,
+                    entry.binding,
+                    entry.session,
+                    entry.reports,
+                    json.dumps(entry.sites),
+                    json.dumps(entry.excluded),
+                    entry.share.astype("<i8").tobytes(),
+                ),
+            )
+        except sqlite3.IntegrityError:
+            raise SessionAborted("another session committed to a sum for this model meanwhile") from None
+
+    def withdraw(self, entry: StoredSum) -> None:
+        """Forget a commitment whose share never left this party, so that it can never be opened.
+
+        Raises SessionAborted when it was released or withdrawn meanwhile.
+        """
+        self._one(
+            "DELETE FROM sums WHERE model = ? AND session = ? AND reports = ? AND NOT released",
+            (entry.model, entry.session, entry.reports),
         )
 
-    def withdraw(self, model: str) -> None:
-        """Forget a commitment that was never opened: another party never made it, so nothing was shown."""
-        self._database.execute("DELETE FROM sums WHERE model = ? AND opened IS NULL", (model,))
+    def release(self, entry: StoredSum) -> None:
+        """Note, before the share leaves this party, that it does: from here on this sum is the model's for good.
 
-    def opened(self, model: str, total: NDArray[np.int64]) -> None:
-        """Note the opened sum of a model that was committed to."""
-        self._database.execute("UPDATE sums SET opened = ? WHERE model = ?", (total.astype("<i8").tobytes(), model))
+        Raises SessionAborted when the commitment was withdrawn meanwhile.
+        """
+        self._one(
+            "UPDATE sums SET released = 1 WHERE model = ? AND session = ? AND reports = ?",
+            (entry.model, entry.session, entry.reports),
+        )
+
+    def opened(self, entry: StoredSum, total: NDArray[np.int64]) -> None:
+        """Note the opened sum of a commitment that was released."""
+        self._one(
+            "UPDATE sums SET opened = ? WHERE model = ? AND session = ? AND released",
+            (total.astype("<i8").tobytes(), entry.model, entry.session),
+        )
+
+    def _one(self, statement: str, values: tuple[str | bytes, ...]) -> None:
+        if self._database.execute(statement, values).rowcount != 1:
+            raise SessionAborted("another session changed this party's memory of the sum meanwhile")
 
 
-def _stored(row: tuple[str, str, str, str, str, bytes, bytes | None]) -> StoredSum:
-    model, bound_to, session, sites, excluded, share, opened = row
+def _stored(row: tuple[str, str, str, str, str, str, bytes, int, bytes | None]) -> StoredSum:
+    model, bound_to, session, reports, sites, excluded, share, released, opened = row
     return StoredSum(
         model,
         bound_to,
         session,
+        reports,
         tuple(json.loads(sites)),
         tuple(json.loads(excluded)),
         np.frombuffer(share, "<i8").astype(np.int64),
+        bool(released),
         None if opened is None else np.frombuffer(opened, "<i8").astype(np.int64),
     )

@@ -4,6 +4,7 @@ A session is never mended: whatever goes wrong ends it at every party, with the 
 attempt is a new session with fresh shares.
 """
 
+import contextlib
 import json
 from types import TracebackType
 
@@ -15,6 +16,10 @@ from nescient_fl.mpc.roster import Member, Roster
 
 PROTOCOL = 1
 SESSION_ID_BYTES = 32
+STEP_SECONDS, SESSION_SECONDS = 10.0, 20.0
+"""How long one step, and a whole session, may take: with the relay's own part, an abort is known within 30 s."""
+REQUEST_SHARE, _DEALER_SHARE = 0.5, 0.8
+"""Of a step: what the dealer waits for the last request after the first, and a party for the dealer's answer."""
 _LARGEST_HELLO = 1024
 _BUFFERED = 1 << 15
 """Payloads up to this size fit the system's buffers, so that all parties may send before any receives."""
@@ -39,8 +44,8 @@ class Session:
         keys: MemberKeys,
         roster: Roster,
         session_id: bytes,
-        timeout: float = 10.0,
-        deadline: float = 28.0,
+        timeout: float = STEP_SECONDS,
+        deadline: float = SESSION_SECONDS,
     ) -> None:
         if len(session_id) != SESSION_ID_BYTES:
             raise SessionAborted(f"a session's name has {SESSION_ID_BYTES} bytes")
@@ -62,6 +67,8 @@ class Session:
             if self.rank < self.parties - 1:
                 assert own.address is not None
                 listener = Listener(own.address)
+            # Everybody meets the dealer first, so that it knows who is missing, whoever they wait for afterwards.
+            self._dealer = self._greeted(self._roster.dealer)
             for rank in range(self.rank):
                 self._channels[rank] = self._greeted(self._roster.parties[rank])
             awaited = {self._roster.parties[rank].name: rank for rank in range(self.rank + 1, self.parties)}
@@ -72,9 +79,8 @@ class Session:
                 channel = listener.accept(self._keys, expected, arrival)
                 if channel is not None and answer_hello(channel, self._hello(), arrival):
                     self._channels[awaited.pop(channel.peer)] = channel
-            self._dealer = self._greeted(self._roster.dealer)
         except BaseException as error:
-            self.abort(_told(error))
+            self.abort(*told(error))
             raise
         finally:
             if listener is not None:
@@ -85,10 +91,11 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            self.abort(_told(error))
+            self.abort(*told(error))
             return
         if self._dealer is not None:
-            self._dealer.send(BYE, b"", self._deadline.step())
+            with contextlib.suppress(SessionAborted):  # what was computed is not worth less for it
+                self._dealer.send(BYE, b"", self._deadline.step())
         self._close()
 
     def exchange(self, payload: bytes) -> list[bytes]:
@@ -118,12 +125,14 @@ class Session:
         """Return this party's part of what the dealer makes; every party asks for the same, once a session."""
         if self._dealer is None:
             raise SessionAborted("the dealer was asked already")
-        deadline = self._deadline.step()
+        # A party that has its part already waits for this one: it must hear who was lost before its own patience ends.
+        deadline = self._deadline.step(_DEALER_SHARE)
         dealer, self._dealer = self._dealer, None
         try:
             dealer.send(DATA, request.to_json().encode(), deadline)
             blob = dealer.receive(DATA, deadline, LARGEST_PAYLOAD)
-            dealer.send(BYE, b"", deadline)
+            with contextlib.suppress(SessionAborted):
+                dealer.send(BYE, b"", deadline)
         finally:
             dealer.close()
         return blob
@@ -133,12 +142,12 @@ class Session:
         """Bytes that this party sent to the others, frames included."""
         return sum(channel.bytes_sent for channel in self._channels.values())
 
-    def abort(self, reason: str) -> None:
-        """End the session, telling everybody who still listens why."""
+    def abort(self, reason: str, lost: str | None = None) -> None:
+        """End the session, telling everybody who still listens why, and who was lost."""
         for channel in self._channels.values():
-            channel.abort(reason)
+            channel.abort(reason, lost)
         if self._dealer is not None:
-            self._dealer.abort(reason)
+            self._dealer.abort(reason, lost)
         self._close()
 
     def _close(self) -> None:
@@ -189,6 +198,6 @@ def answer_hello(channel: Channel, own: bytes, deadline: Deadline) -> bool:
     return True
 
 
-def _told(error: BaseException) -> str:
-    """What others hear of an error: a reason in our own words, else only its kind."""
-    return str(error) if isinstance(error, SessionAborted) else type(error).__name__
+def told(error: BaseException) -> tuple[str, str | None]:
+    """Return what others hear of an error, and who was lost: a reason in our own words, else only its kind."""
+    return (str(error), error.lost) if isinstance(error, SessionAborted) else (type(error).__name__, None)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from nescient_fl.mpc import channel as channel_module
 from nescient_fl.mpc.channel import DATA, HELLO, Channel, Deadline, Listener, connect
 from nescient_fl.mpc.dealer import serve_session
 from nescient_fl.mpc.errors import MaterialError, SessionAborted
@@ -106,15 +107,19 @@ def failures(futures: list[Future[Any]]) -> list[SessionAborted]:
     return [error for error in errors if isinstance(error, SessionAborted)]
 
 
-def test_a_party_that_never_comes_is_named(hosts: Hosts) -> None:
+def test_a_party_that_never_comes_is_named(hosts: Hosts, pool: ThreadPoolExecutor) -> None:
     started = time.monotonic()
+    dealers = [pool.submit(hosts.dealer)]
     with pytest.raises(SessionAborted, match="party-2 did not connect") as caught, hosts.session(0):
         pass
     assert caught.value.lost == "party-2"
+    dealers[0].exception()
+    dealers.append(pool.submit(hosts.dealer))
     with pytest.raises(SessionAborted, match="party-1 cannot be reached") as caught, hosts.session(1):
         pass
     assert caught.value.lost == "party-1"
-    assert time.monotonic() - started < 5
+    assert [error.lost for error in failures(dealers)] == ["party-2", "party-1"]
+    assert time.monotonic() - started < 8
 
 
 def test_a_dealer_that_never_comes_is_named(hosts: Hosts, pool: ThreadPoolExecutor) -> None:
@@ -139,6 +144,70 @@ def test_a_party_that_stops_talking_is_named_in_time(hosts: Hosts, pool: ThreadP
     assert isinstance(error, SessionAborted)
     assert (str(error), error.lost) == ("party-2 was silent for too long", "party-2")
     assert time.monotonic() - started < 3
+
+
+def test_a_party_that_asked_the_dealer_hears_from_it_who_did_not(hosts: Hosts, pool: ThreadPoolExecutor) -> None:
+    asked = threading.Event()
+
+    def work(session: Session) -> None:
+        if session.rank == 1:
+            asked.wait(10)
+            return
+        try:
+            session.material(REQUEST)
+        finally:
+            asked.set()
+
+    dealer, first, _ = together(pool, hosts, work)
+    for future in (first, dealer):
+        error = future.exception()
+        assert isinstance(error, SessionAborted)
+        assert error.lost == "party-2"
+    assert str(first.exception()) == "dealer gave up: party-2 was silent for too long"
+
+
+def test_parties_that_wait_for_another_are_not_blamed_by_the_dealer(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+    hosts, over = Hosts(tmp_path, parties=3), threading.Event()
+
+    def work(session: Session) -> None:
+        if session.rank == 1:
+            over.wait(10)
+            return
+        try:
+            session.exchange(b"x")
+        finally:
+            over.set()
+
+    dealer, first, _, third = together(pool, hosts, work)
+    for future in (dealer, first, third):
+        error = future.exception()
+        assert isinstance(error, SessionAborted)
+        assert error.lost == "party-2", str(error)
+
+
+def test_somebody_who_connects_and_says_nothing_costs_a_session_little(
+    hosts: Hosts, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel_module, "_HANDSHAKE_SECONDS", 0.2)
+    dealer = pool.submit(hosts.dealer)
+    address = Path((hosts.member("dealer").address or "").removeprefix("unix:"))
+    while not address.exists():
+        time.sleep(0.01)
+    with socket.socket(socket.AF_UNIX) as idle:
+        idle.connect(str(address))
+        parties = [pool.submit(lambda rank=rank: hosts.session(rank).__enter__().exchange(b"x")) for rank in (0, 1)]
+        assert [party.result() for party in parties] == [[b"x", b"x"]] * 2
+    dealer.exception()
+
+
+def test_a_listener_that_is_late_to_close_leaves_its_successor_alone(hosts: Hosts) -> None:
+    address = hosts.member("party-1").address or ""
+    late, successor = Listener(address), Listener(address)
+    path = Path(address.removeprefix("unix:"))
+    late.close()
+    assert path.exists()
+    successor.close()
+    assert not path.exists()
 
 
 def test_a_party_that_fails_tells_the_other_what_kind_of_error_it_was(hosts: Hosts, pool: ThreadPoolExecutor) -> None:
@@ -215,6 +284,7 @@ def strangers(hosts: Hosts, folder: Path) -> dict[str, MemberKeys]:
 @pytest.mark.parametrize("who", ["unknown key", "another role"])
 def test_a_stranger_gets_no_session(hosts: Hosts, tmp_path: Path, pool: ThreadPoolExecutor, who: str) -> None:
     keys = strangers(hosts, tmp_path)[who]
+    pool.submit(hosts.dealer)
     waiting = pool.submit(lambda: hosts.session(0).__enter__())
 
     def try_it() -> None:
@@ -231,6 +301,7 @@ def test_a_stranger_gets_no_session(hosts: Hosts, tmp_path: Path, pool: ThreadPo
 
 def test_an_impostor_at_a_partys_address_is_found_out(hosts: Hosts, tmp_path: Path, pool: ThreadPoolExecutor) -> None:
     impostor = new_keys(tmp_path / "x", "party-1", "party")
+    pool.submit(hosts.dealer)
     listener = Listener(hosts.member("party-1").address or "")
     pool.submit(listener.accept, impostor, [hosts.member("party-2")], Deadline(1))
     with pytest.raises(SessionAborted, match="party-1 could not prove who it is") as caught, hosts.session(1):
@@ -242,6 +313,7 @@ def test_an_impostor_at_a_partys_address_is_found_out(hosts: Hosts, tmp_path: Pa
 def test_an_older_tls_and_plain_text_are_refused(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
     hosts = Hosts(tmp_path, tcp=True)
     host, _, port = (hosts.member("party-1").address or "").rpartition(":")
+    pool.submit(hosts.dealer)
     waiting = pool.submit(lambda: hosts.session(0).__enter__())
     time.sleep(0.1)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -266,13 +338,15 @@ def test_parties_of_different_sessions_or_rosters_do_not_meet(
     other: dict[str, Any] = (
         {"session_id": os.urandom(32)} if change == "session" else {"roster": replace(hosts.roster, serial=2)}
     )
+    dealer = pool.submit(hosts.dealer)
     waiting = pool.submit(lambda: hosts.session(0).__enter__())
-    with pytest.raises(SessionAborted, match="another session") as caught, hosts.session(1, **other):
+    with pytest.raises(SessionAborted, match="dealer is in another session") as caught, hosts.session(1, **other):
         pass
-    assert caught.value.lost == "party-1"
-    error = waiting.exception()
-    assert isinstance(error, SessionAborted)
-    assert error.lost == "party-2"
+    assert caught.value.lost == "dealer"
+    for future in (waiting, dealer):
+        error = future.exception()
+        assert isinstance(error, SessionAborted)
+        assert error.lost == "party-2"
 
 
 def test_a_connection_of_an_earlier_session_does_not_spoil_the_next(hosts: Hosts, pool: ThreadPoolExecutor) -> None:
