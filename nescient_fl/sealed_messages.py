@@ -167,9 +167,12 @@ def read_opened(content: RecordDict) -> SumResult:
     total: NDArray[np.int64] = np.frombuffer(_bytes(record["total"]), "<i8").astype(np.int64)
     return SumResult(
         total,
-        tuple(values.pop("sites")),
-        tuple(values.pop("excluded")),
-        **values,
+        tuple(str(name) for name in values["sites"]),
+        tuple(str(name) for name in values["excluded"]),
+        {str(name): str(reason) for name, reason in dict(values["refused"]).items()},
+        float(values["seconds"]),
+        int(values["bytes"]),
+        bool(values["stored"]),
     )
 
 

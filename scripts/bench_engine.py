@@ -77,6 +77,10 @@ class Clock:
 
     def site_answered(self, round_number: int, site: str, problem: str | None) -> None: ...
 
+    def round_aborted(self, round_number: int, reason: str) -> None: ...
+
+    def study_ended(self, reason: str) -> None: ...
+
     def round_validated(self, line: dict[str, Any]) -> None:  # noqa: ARG002 - a watcher's signature
         self.ends.append(time.perf_counter())
         self.memory += worker_memory()

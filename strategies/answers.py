@@ -45,6 +45,10 @@ class RoundAborted(Exception):
     """A round whose sum could not be opened; nothing was learned, and asking the sites again may help."""
 
 
+class BudgetSpent(Exception):
+    """The study may open no further sum; what it has learned stands."""
+
+
 class Aggregation(Protocol):
     """Turns the sites' replies into one result."""
 
@@ -57,7 +61,8 @@ class Aggregation(Protocol):
     def combine(self, grid: Grid, order: RoundOrder, weights: Weights, answers: Mapping[str, Any]) -> RoundResult:
         """Aggregate the answers that ``read`` returned, by site in name order.
 
-        Raises UserError when the study cannot go on, RoundAborted when the round may be tried again.
+        Raises UserError when the study cannot go on, RoundAborted when the round may be tried again, and
+        BudgetSpent when the study is over.
         """
 
 

@@ -16,7 +16,26 @@ from nescient_fl.messages import DEALER, PARTY, SITE, read_node
 _POLL_SECONDS = 0.05
 
 
-Exchanger = Callable[[Grid, Iterable[Message], float], Iterable[Message]]
+class Patience:
+    """How long replies are waited for, once all is sent; whoever reads them may shorten it meanwhile."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.begin()
+
+    def begin(self) -> None:
+        self._end = time.monotonic() + self._seconds
+
+    def shorten(self, seconds: float) -> None:
+        """Wait at most so many seconds from now."""
+        self._end = min(self._end, time.monotonic() + seconds)
+
+    @property
+    def over(self) -> bool:
+        return time.monotonic() >= self._end
+
+
+Exchanger = Callable[[Grid, Iterable[Message], Patience], Iterable[Message]]
 """``exchange`` with the user's wish to stop already in it."""
 
 
@@ -24,14 +43,18 @@ class Stopped(Exception):
     """The user asked the study to stop; the last checkpoint stands."""
 
 
-def exchange(grid: Grid, messages: Iterable[Message], timeout: float, stop: threading.Event) -> Iterator[Message]:
-    """Send messages and yield each reply as it comes, until all are in or ``timeout`` seconds have passed.
+def exchange(
+    grid: Grid, messages: Iterable[Message], patience: Patience | float, stop: threading.Event
+) -> Iterator[Message]:
+    """Send messages and yield each reply as it comes, until all are in or the patience (or seconds) is over.
 
     Raises Stopped as soon as ``stop`` is set.
     """
     waiting = set(grid.push_messages(messages))
-    deadline = time.monotonic() + timeout
-    while waiting and time.monotonic() < deadline:
+    if not isinstance(patience, Patience):
+        patience = Patience(patience)
+    patience.begin()
+    while waiting and not patience.over:
         if stop.is_set():
             raise Stopped
         for reply in grid.pull_messages(list(waiting)):

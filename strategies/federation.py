@@ -16,8 +16,8 @@ from nescient_fl.lesion.recipe import Recipe, recipe_to_json
 from nescient_fl.messages import RoundOrder, order_content, payload_bytes
 from nescient_fl.study.checkpoint import save_checkpoint
 from nescient_fl.study.run_folder import RunFolder, append_line, read_lines, rewrite_lines
-from strategies.answers import Aggregation, Failures, RoundAborted, RoundResult, figures
-from strategies.exchange import exchange, failure_reason, wait_for_nodes
+from strategies.answers import Aggregation, BudgetSpent, Failures, RoundAborted, RoundResult, figures
+from strategies.exchange import Patience, exchange, failure_reason, wait_for_nodes
 from strategies.participation import drawn_sites
 from strategies.plain import PlainAggregation
 from strategies.secure import SecureAggregation, SecurePlan
@@ -60,7 +60,11 @@ class Watcher(Protocol):
 
     def site_answered(self, round_number: int, site: str, problem: str | None) -> None: ...
 
+    def round_aborted(self, round_number: int, reason: str) -> None: ...
+
     def round_validated(self, line: dict[str, Any]) -> None: ...
+
+    def study_ended(self, reason: str) -> None: ...
 
 
 _ATTEMPTS = 3
@@ -80,7 +84,9 @@ class FederatedAveraging(Strategy):
       5. updates are averaged in the order of site names, weighted by training images, and the server's optimiser
          moves the model by that average: model r;
       6. the checkpoint is written.
-    After the last round one more exchange scores the last model without training it.
+    After the last round one more exchange scores the last model without training it. A sum that could not be opened
+    is tried again, from the sites on. When the privacy budget allows no further sum, the study ends with the last
+    model whose validation is known.
     """
 
     def __init__(self, plan: FederationPlan, watcher: Watcher, stop: threading.Event) -> None:
@@ -91,6 +97,7 @@ class FederatedAveraging(Strategy):
         self._nodes: dict[str, int] = {}
         self._aggregation: Aggregation = PlainAggregation()
         self._failures: Failures = []
+        self._aborted: list[str] = []
         self._result: RoundResult | None = None
         self._grid: Grid | None = None
         self._state = load_state(self._folder.checkpoints) or FederationState.initial(plan.recipe, plan.seed)
@@ -106,10 +113,13 @@ class FederatedAveraging(Strategy):
             rewrite_lines(self._folder.rounds, lines)
             self._join(grid)
             self._watcher.sites_joined(list(self._nodes))
-        while self._state.round < self._plan.rounds:
-            self._take_round(grid, self._state.round + 1)
-        if not self._state.finished:
-            self._finish(grid)
+        try:
+            while not self._state.finished and self._state.round < self._plan.rounds:
+                self._take_round(grid, self._state.round + 1)
+            if not self._state.finished:
+                self._finish(grid)
+        except BudgetSpent as error:
+            self._end(str(error))
         return Result(arrays=ArrayRecord(dict(self._state.weights)))
 
     def _join(self, grid: Grid) -> None:
@@ -120,8 +130,8 @@ class FederatedAveraging(Strategy):
         if secure is not None:
             self._aggregation = SecureAggregation(secure, nodes, self._exchange)
 
-    def _exchange(self, grid: Grid, messages: Iterable[Message], timeout: float) -> Iterable[Message]:
-        return exchange(grid, messages, timeout, self._stop)
+    def _exchange(self, grid: Grid, messages: Iterable[Message], patience: Patience) -> Iterable[Message]:
+        return exchange(grid, messages, patience, self._stop)
 
     def _take_round(self, grid: Grid, number: int) -> None:
         started = time.monotonic()
@@ -146,28 +156,37 @@ class FederatedAveraging(Strategy):
         self._state = replace(self._write_validation(result), finished=True)
         save_state(self._folder.checkpoints, self._state)
 
+    def _end(self, reason: str) -> None:
+        if self._state.best is None:
+            raise UserError("the privacy budget was spent before a round was finished: start a new run")
+        self._watcher.study_ended(reason)
+        self._state = replace(self._state, finished=True, ended=reason)
+        save_state(self._folder.checkpoints, self._state)
+
     def _aggregated(self, grid: Grid, number: int, train: bool) -> tuple[RoundResult, int]:
         """Ask the sites and aggregate their answers; an aborted sum is tried again from the sites on.
 
-        Returns the result and the bytes sent to each site. Raises UserError when the study cannot go on.
+        Returns the result and the bytes sent to each site. Raises UserError when the study cannot go on, BudgetSpent
+        when it is over.
         """
-        aborted = ""
+        self._aborted = []
         arrays = ArrayRecord(dict(self._state.weights))
         configure = self.configure_train if train else self.configure_evaluate
         aggregate = self.aggregate_train if train else self.aggregate_evaluate
         for _ in range(_ATTEMPTS):
             messages = list(configure(number, arrays, ConfigRecord(), grid))
-            replies = self._exchange(grid, messages, self._plan.round_timeout)
+            replies = self._exchange(grid, messages, Patience(self._plan.round_timeout))
             try:
                 aggregate(number, replies)
             except RoundAborted as error:
-                aborted = str(error)
+                self._aborted.append(str(error))
+                self._watcher.round_aborted(number, str(error))
                 continue
             assert self._result is not None
             return self._result, payload_bytes(messages[0].content)
         raise UserError(
-            f"round {number}: no sum could be opened in {_ATTEMPTS} attempts ({aborted}); mend it and go on "
-            f"with --resume {self._plan.run}"
+            f"round {number}: no sum could be opened in {_ATTEMPTS} attempts: {self._aborted[-1]}; mend it and go "
+            f"on with --resume {self._plan.run}"
         )
 
     def configure_train(
@@ -285,6 +304,7 @@ class FederatedAveraging(Strategy):
             "asked": self._asked(number),
             "sites": list(result.sites),
             "failures": self._failures,
+            "aborted": self._aborted,
             "images": result.images,
             "train_loss": result.loss,
             "train_accuracy": result.accuracy,

@@ -6,7 +6,7 @@ the sum over a set of sites, or the reason why there is none.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,11 +15,11 @@ from flwr.serverapp import Grid
 
 from nescient_fl.errors import UserError
 from nescient_fl.lesion.network import Weights, weights_sha256
-from nescient_fl.messages import PARTY, RoundOrder, order_json, payload_bytes
+from nescient_fl.messages import RoundOrder, order_json, payload_bytes
 from nescient_fl.mpc.envelope import ReportHeader, SealedReport, copy_for
-from nescient_fl.mpc.errors import MpcError
+from nescient_fl.mpc.errors import MpcError, SetMismatchError
 from nescient_fl.mpc.roster import Roster
-from nescient_fl.mpc.sums import SumRequest, SumResult
+from nescient_fl.mpc.sums import BEYOND_BOUND, SumRequest, SumResult
 from nescient_fl.mpc.terms import Terms, fraction_bits_for
 from nescient_fl.sealed_messages import (
     AGGREGATE,
@@ -40,15 +40,17 @@ from nescient_fl.sealed_vector import (
     shapes_of,
     update_words,
 )
-from strategies.answers import RoundAborted, RoundResult
+from strategies.answers import BudgetSpent, RoundAborted, RoundResult
 from strategies.averaging import moved_by
-from strategies.exchange import Exchanger, Nodes, failure_reason
+from strategies.exchange import Exchanger, Nodes, Patience, failure_reason
 
 if TYPE_CHECKING:
     from nescient_fl.mpc.privacy import PrivacyLedger  # takes a second to import, and only noise needs it
 
-SESSION_SECONDS = 40.0
-"""How long the coordinator waits for the parties; they themselves give up, and say why, within 30 s."""
+SESSION_SECONDS = 28.0
+"""How long the coordinator waits for the parties; they themselves give up, and say why, within 20 s."""
+GRACE_SECONDS = 4.0
+"""How long, once one of them said that it cannot go on, it waits for the others to say what they know."""
 
 _RETRIED = {"SessionAborted", "MaterialError"}
 """Refusals that another attempt, with fresh shares, may mend."""
@@ -136,7 +138,7 @@ class SecureAggregation:
     def combine(
         self, grid: Grid, order: RoundOrder, weights: Weights, answers: Mapping[str, SealedAnswer]
     ) -> RoundResult:
-        """Have the parties open the sum. Raises UserError, or RoundAborted when a retry may help."""
+        """Have the parties open the sum. Raises UserError, BudgetSpent, or RoundAborted when a retry may help."""
         plan = self._plan
         request = SumRequest(
             run=plan.run,
@@ -146,8 +148,7 @@ class SecureAggregation:
             terms=plan.terms(weights, order.train),
             session=os.urandom(32).hex(),
         )
-        if plan.ledger is not None:
-            plan.ledger.charge(request.model)
+        self._pay(request.model)
         result = self._ask(grid, request, answers)
         shapes = shapes_of(weights) if order.train else None
         summed = read_sum(result.total, shapes, request.terms)
@@ -168,7 +169,7 @@ class SecureAggregation:
             ],
             failures=[
                 *({"site": name, "reason": reason} for name, reason in sorted(result.refused.items())),
-                *({"site": name, "reason": "its update is beyond the norm bound"} for name in result.excluded),
+                *({"site": name, "reason": BEYOND_BOUND} for name in result.excluded),
             ],
             notes={
                 "secure": {
@@ -181,6 +182,17 @@ class SecureAggregation:
             },
         )
 
+    def _pay(self, model: str) -> None:
+        """Charge the privacy ledger for the sum over one model, once, however often it is asked for."""
+        if self._plan.ledger is None:
+            return
+        from nescient_fl.mpc import privacy
+
+        try:
+            self._plan.ledger.charge(model)
+        except privacy.BudgetSpent as error:
+            raise BudgetSpent(str(error)) from None
+
     def _ask(self, grid: Grid, request: SumRequest, answers: Mapping[str, SealedAnswer]) -> SumResult:
         reports = [answer.report for answer in answers.values()]
         names = {node: name for name, node in self._nodes.parties.items()}
@@ -192,38 +204,87 @@ class SecureAggregation:
         assert self._nodes.dealer is not None
         deal = RecordDict({SUM: ConfigRecord({"session": request.session})})
         messages.append(Message(deal, self._nodes.dealer, f"query.{DEAL}"))
-        names[self._nodes.dealer] = "the dealer"
-        results: dict[str, SumResult] = {}
-        problems: dict[str, str] = {}
-        retry = True
-        for reply in self._exchange(grid, messages, SESSION_SECONDS):
-            name = names[reply.metadata.src_node_id]
-            if reply.has_error():
-                problems[name] = failure_reason(reply)
-            elif refusal := read_refusal(reply.content):
-                problems[name] = refusal[1]
-                retry = retry and refusal[0] in _RETRIED
-            elif name in self._nodes.parties:
-                results[name] = read_opened(reply.content)
-        for name in self._nodes.parties:
-            if name not in results:
-                problems.setdefault(name, f"no answer within {SESSION_SECONDS:g} s")
-        if len(results) < len(self._nodes.parties):
-            words = "; ".join(f"{name}: {reason}" for name, reason in sorted(problems.items()))
-            if retry:
-                raise RoundAborted(words)
-            raise UserError(f"round {request.round}: the {PARTY}s opened no sum ({words})")
-        return _same(list(results.values()), request.round)
+        names[self._nodes.dealer] = self._plan.roster.dealer.name
+        heard = _Heard(tuple(names.values()), self._plan.roster.dealer.name)
+        patience = Patience(SESSION_SECONDS)
+        for reply in self._exchange(grid, messages, patience):
+            heard.take(names[reply.metadata.src_node_id], reply, request, self._plan.roster)
+            if len(heard.results) == len(self._nodes.parties):
+                return _same(heard.results, request.round)
+            if heard.problems:
+                patience.shorten(GRACE_SECONDS)
+        raise heard.failure(request.round)
 
 
-def _same(results: list[SumResult], number: int) -> SumResult:
-    """Return the parties' one result, with the seconds and bytes of the slowest."""
-    first = results[0]
-    for other in results[1:]:
+@dataclass
+class _Heard:
+    """What parties and dealer said about one sum: results, or why there is none and who was lost."""
+
+    names: tuple[str, ...]
+    dealer: str
+    results: dict[str, SumResult] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
+    silent: set[str] = field(init=False)
+    final: bool = False
+
+    def __post_init__(self) -> None:
+        self.silent = set(self.names)
+
+    def take(self, name: str, reply: Message, request: SumRequest, roster: Roster) -> None:
+        """Hear one answer."""
+        self.silent.discard(name)
+        if reply.has_error():
+            self.problems[name] = failure_reason(reply)
+            self.lost.add(name)
+            return
+        try:
+            if refusal := read_refusal(reply.content):
+                kind, self.problems[name], lost = refusal
+                self.final = self.final or kind not in _RETRIED
+                if lost in self.names:
+                    self.lost.add(lost)
+            elif name != self.dealer:
+                self.results[name] = _checked(read_opened(reply.content), request, roster)
+        except (KeyError, TypeError, ValueError) as error:
+            self.problems[name] = f"its answer cannot be read ({error!r})"
+            self.lost.add(name)
+
+    def failure(self, number: int) -> UserError | RoundAborted:
+        """Return why there is no sum: for good, or so that another attempt may help."""
+        self.problems.update(dict.fromkeys(self.silent, "no answer"))
+        self.lost |= self.silent - {self.dealer}
+        # The dealer waits longest when it is a party that was lost.
+        self.lost |= set() if self.lost else self.silent
+        words = "; ".join(f"{name}: {reason}" for name, reason in sorted(self.problems.items()))
+        if self.final:
+            return UserError(f"round {number}: the parties opened no sum ({words})")
+        return RoundAborted(f"lost {' and '.join(sorted(self.lost))} ({words})" if self.lost else words)
+
+
+def _checked(result: SumResult, request: SumRequest, roster: Roster) -> SumResult:
+    """Return a party's result if it can be one of this request. Raises ValueError."""
+    if result.total.shape != (request.terms.dimension,):
+        raise ValueError(f"a sum of {result.total.size} words, not {request.terms.dimension}")
+    if not {*result.sites, *result.excluded} <= {site.name for site in roster.sites}:
+        raise ValueError("a sum over sites that the roster has not")
+    return result
+
+
+def _same(results: Mapping[str, SumResult], number: int) -> SumResult:
+    """Return the parties' one result, with the seconds and bytes of the slowest, and everybody's reasons."""
+    (first, *others) = results.values()
+    for other in others:
         same = other.sites == first.sites and other.excluded == first.excluded
         if not same or not np.array_equal(other.total, first.total):
             raise UserError(f"round {number}: the parties opened different sums; one of them is not to be trusted")
-    return max(results, key=lambda result: result.seconds)
+    refused: dict[str, str] = {}
+    for result in results.values():
+        for site, reason in result.refused.items():
+            # That another party did not take a report says less than that party's reason.
+            if site not in refused or refused[site].startswith(SetMismatchError.__name__):
+                refused[site] = reason
+    return replace(max(results.values(), key=lambda result: result.seconds), refused=refused)
 
 
 def _site_line(name: str, answer: SealedAnswer | None) -> dict[str, object]:

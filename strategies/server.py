@@ -79,6 +79,12 @@ class Printer:
         if problem is not None:
             print(f"round {round_number}: left out {site}: {problem}", flush=True)
 
+    def round_aborted(self, round_number: int, reason: str) -> None:
+        print(f"round {round_number}: no sum was opened, trying again: {reason}", flush=True)
+
+    def study_ended(self, reason: str) -> None:
+        print(reason, flush=True)
+
     def round_validated(self, line: dict[str, Any]) -> None:
         print(f"round {line['round']}: validation {line['validation']}", flush=True)
 

@@ -35,7 +35,8 @@ class FederationState:
         best: the best of the models whose validation is known: up to ``round`` - 1 unless finished.
         pending: the line of rounds.jsonl for ``round``, but for its validation.
         memory: what the server's optimiser carries on, by name; empty before round 1, or when it carries nothing.
-        finished: whether the last model has been validated too.
+        finished: whether the last model has been validated too, or the study ended before.
+        ended: why it ended before its last round, None when it did not.
     """
 
     round: int
@@ -44,6 +45,7 @@ class FederationState:
     pending: dict[str, Any] = field(default_factory=dict)
     memory: dict[str, Weights] = field(default_factory=dict)
     finished: bool = False
+    ended: str | None = None
 
     @classmethod
     def initial(cls, recipe: Recipe, seed: int) -> "FederationState":
@@ -76,7 +78,13 @@ def save_state(folder: Path, state: FederationState) -> None:
             "round": state.best.round,
             "loss_sum": state.best.counts.loss_sum,
         }
-    values = {"round": state.round, "best": best, "pending": state.pending, "finished": state.finished}
+    values = {
+        "round": state.round,
+        "best": best,
+        "pending": state.pending,
+        "finished": state.finished,
+        "ended": state.ended,
+    }
     # The finished state follows that of its last round and must not replace it before it is whole.
     serial = state.round + int(state.finished)
     save_checkpoint(folder / f"federated-{serial:05d}.safetensors", groups, values)
@@ -102,4 +110,5 @@ def load_state(folder: Path) -> FederationState | None:
         pending=values["pending"],
         memory={name: groups[name] for name in MEMORIES if name in groups},
         finished=values["finished"],
+        ended=values["ended"],
     )

@@ -192,6 +192,7 @@ METRICS = {
         **dict.fromkeys(("clients", "rounds", "local_epochs", "best_round"), int),
         **dict.fromkeys(("engine", "aggregation", "model_sha256", "last_model_sha256"), str),
         **dict.fromkeys(("server_optimiser", "local_objective"), str),
+        "ended": (str, None),
         **dict.fromkeys(("server_momentum", "server_learning_rate", "proximal_mu"), NUMBER),
         **dict.fromkeys(("participation", "seconds", "seconds_per_round"), float),
         **dict.fromkeys(("bytes_down_per_site_round", "bytes_up_per_site_round"), int),

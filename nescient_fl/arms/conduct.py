@@ -130,6 +130,12 @@ class _FirstRound:
     def site_answered(self, round_number: int, site: str, problem: str | None) -> None:
         self.watcher.site_answered(round_number, site, problem)
 
+    def round_aborted(self, round_number: int, reason: str) -> None:
+        self.watcher.round_aborted(round_number, reason)
+
+    def study_ended(self, reason: str) -> None:
+        self.watcher.study_ended(reason)
+
     def round_validated(self, line: dict[str, Any]) -> None:
         if self.clock.parts["first_round"] is None and line["round"] == 0:
             self.clock.lap("first_round", self.clock.started)

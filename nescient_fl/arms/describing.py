@@ -86,6 +86,7 @@ def describe_federation(
         "participation": settings.participation,
         "model_sha256": weights_sha256(state.best.weights),
         "best_round": state.best.round,
+        "ended": state.ended,
         "last_model_sha256": weights_sha256(state.weights),
         "seconds": round(seconds, 3),
         "seconds_per_round": round(seconds / max(len(trained), 1), 3),

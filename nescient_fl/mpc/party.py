@@ -50,12 +50,10 @@ from nescient_fl.mpc.norm_check import NormBound, check_norms, material_for
 from nescient_fl.mpc.party_store import PartyStore, StoredSum
 from nescient_fl.mpc.randomness import fresh_stream
 from nescient_fl.mpc.roster import Roster
-from nescient_fl.mpc.sums import PROTOCOL, SumRequest, SumResult
+from nescient_fl.mpc.sums import BEYOND_BOUND, PROTOCOL, SumRequest, SumResult
 from nescient_fl.mpc.terms import Terms
 
 T = TypeVar("T")
-
-BEYOND_BOUND = "its update is beyond the norm bound"
 
 
 class PartySession(Protocol):

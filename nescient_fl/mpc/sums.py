@@ -10,6 +10,8 @@ from nescient_fl.mpc.terms import Terms, binding
 
 PROTOCOL = 1
 """Version of reports and of what parties say to each other about them."""
+BEYOND_BOUND = "its update is beyond the norm bound"
+"""Why a report that the norm check left out is not in a sum."""
 
 
 @dataclass(frozen=True)

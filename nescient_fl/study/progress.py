@@ -58,6 +58,12 @@ class TerminalWatcher:
         if problem is not None:
             self.say(f"[yellow]round {round_number}: {escape(site)} left out: {escape(problem)}[/]")
 
+    def round_aborted(self, round_number: int, reason: str) -> None:
+        self.say(f"[yellow]round {round_number}: no sum was opened, trying again: {escape(reason)}[/]")
+
+    def study_ended(self, reason: str) -> None:
+        self.say(f"[yellow]{escape(reason)}[/]")
+
     def round_validated(self, line: dict[str, Any]) -> None:
         self._arm("Federated", "Federated training", line["round"], self._rounds, line["validation"])
 

@@ -181,7 +181,7 @@ def _facts(caption: str, facts: object) -> tables.Table | None:
 def _federation(metrics: Mapping[str, Any]) -> tables.Table | None:
     kept = (
         *("engine", "aggregation", "server_optimiser", "server_momentum", "server_learning_rate"),
-        *("local_objective", "proximal_mu", "participation", "best_round"),
+        *("local_objective", "proximal_mu", "participation", "best_round", "ended"),
         *("model_sha256", "best_model_sha256", "last_model_sha256"),
     )
     federation = section(metrics, "federation")

@@ -147,9 +147,8 @@ class SecureFederation:
             SealingSite(
                 name,
                 images=10 * place,
-                scale=0.1,
                 policy=SitePolicy(self.vault.keys(name), self.vault.roster(), self.minimum),
-                **changes.get(name[0], {}),
+                **{"scale": 0.1, **changes.get(name[0], {})},
             )
             for place, name in enumerate(self.names, 1)
         ]

@@ -32,6 +32,8 @@ class Notes:
         self.problems: list[tuple[int, str, str]] = []
         self.answered: list[tuple[int, str]] = []
         self.lines: list[dict[str, Any]] = []
+        self.aborted: list[tuple[int, str]] = []
+        self.ended: list[str] = []
 
     def sites_joined(self, names: Sequence[str]) -> None:
         self.joined = list(names)
@@ -41,6 +43,12 @@ class Notes:
             self.answered.append((round_number, site))
         else:
             self.problems.append((round_number, site, problem))
+
+    def round_aborted(self, round_number: int, reason: str) -> None:
+        self.aborted.append((round_number, reason))
+
+    def study_ended(self, reason: str) -> None:
+        self.ended.append(reason)
 
     def round_validated(self, line: dict[str, Any]) -> None:
         self.lines.append(line)
