@@ -41,7 +41,7 @@ from nescient_fl.sealed_messages import (
 )
 from sites.sealing import Answer, SitePolicy, check_order, seal_answer
 from strategies.answers import RoundResult
-from strategies.exchange import Nodes
+from strategies.exchange import Nodes, Patience
 from strategies.secure import SecureAggregation, SecurePlan
 
 _RELAY = 1
@@ -199,7 +199,7 @@ class Federation:
             numbers["dealer"],
         )
 
-        def exchange(grid: Grid, messages: Iterable[Message], timeout: float) -> list[Message]:  # noqa: ARG001
+        def exchange(grid: Grid, messages: Iterable[Message], patience: Patience) -> list[Message]:  # noqa: ARG001
             by_name = {names[message.metadata.dst_node_id - 100]: message for message in messages}
             self.passed += [Passing("relay", name, message.content) for name, message in by_name.items()]
             contents = self._answer_question({name: message.content for name, message in by_name.items()})

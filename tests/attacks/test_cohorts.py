@@ -101,7 +101,8 @@ def test_parties_without_a_memory_would_open_twice(
     scene: Scene, federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(party.PartyStore, "sum_for", lambda self, model: None)  # noqa: ARG005
-    monkeypatch.setattr(party.PartyStore, "commit", lambda self, entry: None)  # noqa: ARG005
+    for step in ("commit", "release", "opened"):
+        monkeypatch.setattr(party.PartyStore, step, lambda *_: None)
     finding = attack_by_reopening(scene, federation)
     assert finding.verdict == "broken"
     assert answers(finding)["fresh reports of the other sites, after a restart"] == {"opened 4"}
