@@ -36,8 +36,8 @@ Inputs = NDArray[np.float32] | NDArray[np.float64]
 _LARGEST_RING = 64
 _LARGEST_OUTPUT = 2.0**60
 
-TOLERANCE = 2.5e-4
-"""Largest logit error on the calibration inputs: a quarter of what is promised."""
+TOLERANCE = 1.5e-4
+"""Largest logit error on the calibration inputs: far enough below the 1e-3 that is promised for all images."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,10 @@ class _Scales:
 
 _CANDIDATES = (
     _Scales(12, 16, 12, 16),
-    _Scales(13, 17, 14, 17),
-    _Scales(14, 18, 16, 18),
-    _Scales(16, 20, 18, 20),
+    _Scales(14, 18, 14, 16),
+    _Scales(14, 18, 16, 16),
+    _Scales(16, 20, 18, 18),
+    _Scales(18, 22, 20, 20),
 )
 
 
@@ -105,8 +106,7 @@ def encode_weights(network: nn.Sequential, plan: Plan) -> ModelWeights:
     Raises PlanError when the plan is of another network, or its widths do not hold for these weights.
     """
     blocks = read_network(network, plan.input_shape)
-    linear = [step for step in plan.steps if isinstance(step, Linear)]
-    if len(blocks) != len(linear):
+    if len(blocks) != sum(isinstance(step, Linear) for step in plan.steps):
         raise PlanError("the plan is of another network")
     weights = _encode(blocks, plan.steps, plan.input_fraction)
     needed = _fit(plan.steps, weights, plan.input_shape, plan.low, plan.high)
@@ -133,7 +133,8 @@ def _plain(network: nn.Sequential, inputs: Inputs) -> NDArray[np.float64]:
 
 
 def _plan(blocks: Sequence[Block], shape: Shape, low: float, high: float, scales: _Scales) -> tuple[Plan, ModelWeights]:
-    steps = tuple(_skeleton(blocks, scales))
+    flat = () if blocks[0].shape == shape else (Reshape("input"),)
+    steps = (*flat, *_skeleton(blocks, scales))
     least, most = (int(value) for value in encode_integers(np.array([low, high]), scales.inputs))
     weights = _encode(blocks, steps, scales.inputs)
     fitted = _fit(steps, weights, shape, least, most)

@@ -34,7 +34,7 @@ Planes = NDArray[np.uint64]
 class Hand:
     """One party's stream, and for the model owner the corrections, taken in order."""
 
-    def __init__(self, rank: int, seed: bytes, corrections: bytes = b"") -> None:
+    def __init__(self, rank: int, seed: bytes, corrections: bytes | memoryview = b"") -> None:
         self.rank = rank
         self._stream = SecretStream(seed)
         self._corrections = memoryview(corrections)
@@ -58,7 +58,7 @@ class Hand:
         if len(self._corrections) < size:
             raise MaterialError("the dealer's material is shorter than the plan needs")
         part, self._corrections = self._corrections[:size], self._corrections[size:]
-        return from_wire(bytes(part), shape, bits)
+        return from_wire(part, shape, bits)
 
     def finish(self) -> None:
         """Raise MaterialError when corrections are left over."""

@@ -83,10 +83,9 @@ def evaluate(
                     shares = shares[:, :, : step.crop[0], : step.crop[1]]
                 shares = apply_weights(wire, hand, product, shares, known.matrix, known.bias)
                 shares = shares.reshape(images, *plan.states[number + 1].shape)
-            else:
-                assert shares is not None
+            elif shares is not None:
                 shares = _step(wire, hand, step, shares, state.ring)
-        if trace is not None:
+        if trace is not None and shares is not None:
             trace.append(shares)
     assert shares is not None
     return shares.reshape(images, -1)

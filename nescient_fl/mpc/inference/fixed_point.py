@@ -85,7 +85,7 @@ def to_wire(words: Words, bits: int) -> bytes:
     return raw.reshape(-1).view(np.uint8).reshape(-1, width)[:, :size].tobytes()
 
 
-def from_wire(payload: bytes, shape: tuple[int, ...], bits: int) -> Words:
+def from_wire(payload: bytes | memoryview, shape: tuple[int, ...], bits: int) -> Words:
     """Undo ``to_wire``. Raises SessionAborted when the length is not the shape's."""
     size, kind = wire_bytes(bits), np.dtype(word_type(bits)).newbyteorder("<")
     count = int(np.prod(shape))

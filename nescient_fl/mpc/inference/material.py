@@ -52,12 +52,12 @@ class Material:
     def __reduce__(self) -> str:
         raise TypeError("material is never copied")
 
-    def open(self) -> tuple[bytes, bytes]:
+    def open(self) -> tuple[bytes, memoryview]:
         """Return seed and corrections. Raises MaterialError the second time."""
         if self._payload is None:
             raise MaterialError(f"batch {self.number} of the dealer's material was used before")
         payload, self._payload = self._payload, None
-        return payload[:SEED_BYTES], payload[SEED_BYTES:]
+        return payload[:SEED_BYTES], memoryview(payload)[SEED_BYTES:]
 
     def hand(self) -> Hand:
         """Open it as the source of masks that the protocol draws from."""

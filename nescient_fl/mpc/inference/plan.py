@@ -144,8 +144,7 @@ class Plan:
     @property
     def states(self) -> list[State]:
         """The state before each step, and after the last one."""
-        assert isinstance(self.steps[0], Linear)
-        states = [State(self.input_shape, self.steps[0].ring)]
+        states = [State(self.input_shape, _first(self).ring)]
         for step in self.steps:
             states.append(after(step, states[-1]))
         return states
@@ -220,19 +219,21 @@ def _tuples(value: Any) -> Any:
 
 def _check(plan: Plan) -> None:
     """Refuse what no compiler of ours makes, so that a strange plan can neither exhaust nor crash who reads it."""
-    if len(plan.input_shape) != 3 or not _sizes(plan.input_shape) or not 1 <= len(plan.steps) <= _MOST_STEPS:
+    if not _sizes(plan.input_shape, 3) or not 1 <= len(plan.steps) <= _MOST_STEPS:
         raise PlanError("a plan's input has channels, rows and columns, and it has from 1 to 256 steps")
     if not _within(plan.low, -(2**40), plan.high) or not _within(plan.high, plan.low, 2**40):
         raise PlanError("a plan's inputs lie between two bounds below 2^40")
     if not (_within(plan.input_fraction, 0, 40) and _within(plan.output_fraction, 0, 60)):
         raise PlanError("a plan's scales are from 2^0 up to 2^40, and up to 2^60 for its outputs")
-    if not isinstance(plan.steps[0], Linear) or not isinstance(plan.steps[-1], Linear):
-        raise PlanError("a plan begins and ends with a linear step")
+    if not isinstance(plan.steps[-1], Linear) or not _within(plan.steps[-1].ring, 8, 64):
+        raise PlanError("a plan ends with a linear step")
     if not _within(plan.output_bound, 1, 2 ** (plan.steps[-1].ring - 1) - 1):
         raise PlanError("a plan's outputs fit their ring")
-    state = State(plan.input_shape, plan.steps[0].ring)
+    state = State(plan.input_shape, _first(plan).ring)
+    begun = False
     for step in plan.steps:
-        if type(step.name) is not str or len(step.name) > 80 or not _fits(step, state):
+        begun = begun or isinstance(step, Linear)
+        if not (begun or isinstance(step, Reshape)) or not _fits(step, state):
             raise PlanError(f"the plan's step {str(step.name)[:80]!r} does not fit what comes before it")
         state = after(step, state)
         if not 0 < state.size <= _MOST_VALUES or min(state.shape) < 1:
@@ -241,17 +242,24 @@ def _check(plan: Plan) -> None:
         raise PlanError("a plan ends with one vector of logits")
 
 
+def _first(plan: Plan) -> Linear:
+    return next(step for step in plan.steps if isinstance(step, Linear))
+
+
 def _fits(step: Step, state: State) -> bool:
+    if type(step.name) is not str or len(step.name) > 80:
+        return False
     if isinstance(step, Linear):
-        whole = all(_within(size, 1, limit) for size, limit in zip(step.crop, state.shape[1:], strict=True))
-        sizes = _sizes((*step.kernel, *step.stride, step.channels)) and len(step.pads) == 4
-        padded = all(_within(size, 0, 1 << 12) for size in step.pads)
+        if not (_sizes(step.crop, 2) and _sizes(step.kernel, 2) and _sizes(step.stride, 2) and _pads(step.pads)):
+            return False
+        whole = step.crop[0] <= state.shape[1] and step.crop[1] <= state.shape[2]
         depth = state.shape[0] * step.kernel[0] * step.kernel[1]
         scales = _within(step.weight_fraction, 0, 40) and step.ring == state.ring and _within(step.ring, 8, 64)
-        return whole and sizes and padded and scales and 0 < depth <= _MOST_VALUES
+        return whole and scales and _within(step.channels, 1, 1 << 20) and depth <= _MOST_VALUES
     if isinstance(step, SumPool | MaxPool):
-        cell = _sizes((*step.kernel, *step.stride)) and step.kernel[0] * step.kernel[1] <= 1 << 12
-        return cell and (isinstance(step, SumPool) or _width(step.width, state.ring))
+        if not (_sizes(step.kernel, 2) and _sizes(step.stride, 2)) or step.kernel[0] * step.kernel[1] > 1 << 12:
+            return False
+        return isinstance(step, SumPool) or _width(step.width, state.ring)
     if isinstance(step, Truncate):
         return _within(step.shift, 0, 63) and _within(step.bits, 1, state.ring - step.shift)
     if isinstance(step, Reshape):
@@ -267,5 +275,9 @@ def _within(value: Any, low: int, high: int) -> bool:
     return type(value) is int and low <= value <= high
 
 
-def _sizes(values: tuple[Any, ...]) -> bool:
-    return all(_within(value, 1, 1 << 20) for value in values)
+def _sizes(values: Any, count: int) -> bool:
+    return type(values) is tuple and len(values) == count and all(_within(value, 1, 1 << 20) for value in values)
+
+
+def _pads(values: Any) -> bool:
+    return type(values) is tuple and len(values) == 4 and all(_within(value, 0, 1 << 12) for value in values)

@@ -1,12 +1,13 @@
 """Material in files: stored ahead, claimed once, deleted before it is used.
 
     DIRECTORY/DELIVERY/batch-000000.bin     one batch (``Material``)
+    DIRECTORY/DELIVERY/batch-000000.used    empty: the batch was claimed
     DIRECTORY/DELIVERY/masks.bin            the model owner's alone: the seed of the weights' masks
     DIRECTORY/DELIVERY/weights              the model owner's alone: the digest of the weights that they mask
 
-A batch is claimed by renaming its file, which one process alone can do, and the file is deleted before its content
-is handed out. So a batch that was once begun with is gone, whatever happens then, and no two computations can share
-a mask. Files are readable by their owner only.
+A batch is claimed by creating the file that says so, which succeeds once; then its own file is deleted, and only
+then is its content handed out. A batch that was once begun with is gone, whatever happens after; one that is put
+back, or delivered again, stays refused. So no two computations share a mask. Files are readable by their owner only.
 """
 
 import os
@@ -49,24 +50,30 @@ class MaterialStore:
         """Store a batch. Raises MaterialError for one of another delivery, or one that was stored before."""
         if material.delivery != self.delivery:
             raise MaterialError("a batch of another delivery")
-        number = material.number
-        self._write(f"batch-{number:06d}.bin", material.to_bytes(), f"batch {number} was stored before")
+        path, used = self._batch(material.number)
+        if used.exists():
+            raise MaterialError(f"batch {material.number} of the dealer's material was used before")
+        self._write(path.name, material.to_bytes(), f"batch {material.number} was stored before")
 
     def add_mask_seed(self, seed: bytes) -> None:
         """Store the seed of the weights' masks."""
         self._write("masks.bin", seed, "the weights' masks were stored before")
 
     def numbers(self) -> list[int]:
-        return sorted(int(match[1]) for path in self._files() if (match := _BATCH.fullmatch(path.name)))
+        found = {name[1]: name for path in self._files() if (name := _BATCH.fullmatch(path.name))}
+        used = {path.stem for path in self._files() if path.suffix == ".used"}
+        return sorted(int(number) for number, name in found.items() if name[0].removesuffix(".bin") not in used)
 
     def claim(self, number: int) -> Material:
-        path = self._folder / f"batch-{number:06d}.bin"
-        claimed = path.with_suffix(".claimed")
+        path, used = self._batch(number)
         try:
-            path.rename(claimed)
-            blob = claimed.read_bytes()
-            claimed.unlink()
-        except FileNotFoundError:
+            if not path.exists():
+                raise FileNotFoundError
+            os.close(os.open(used, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            _sync(self._folder)
+            blob = path.read_bytes()
+            path.unlink()
+        except (FileExistsError, FileNotFoundError):
             raise MaterialError(f"batch {number} of the dealer's material was used before, or never dealt") from None
         _sync(self._folder)
         material = Material.from_bytes(blob)
@@ -87,6 +94,11 @@ class MaterialStore:
         if bound.read_text() != weights:
             raise MaterialError("this delivery's masks hide other weights already: deal a new one for this model")
         return seed
+
+    def _batch(self, number: int) -> tuple[Path, Path]:
+        """Return the paths of a batch and of what says that it was used."""
+        path = self._folder / f"batch-{number:06d}.bin"
+        return path, path.with_suffix(".used")
 
     def _files(self) -> Iterator[Path]:
         return self._folder.iterdir() if self._folder.is_dir() else iter(())
@@ -113,10 +125,11 @@ class MaterialInMemory:
     def __init__(self, delivery: Delivery, seed: bytes | None = None) -> None:
         self.delivery = delivery
         self._batches: dict[int, Material] = {}
+        self._used: set[int] = set()
         self._seed, self._weights = seed, ""
 
     def add(self, material: Material) -> None:
-        if material.delivery != self.delivery or material.number in self._batches:
+        if material.delivery != self.delivery or material.number in {*self._batches, *self._used}:
             raise MaterialError("a batch of another delivery, or one that was stored before")
         self._batches[material.number] = material
 
@@ -126,6 +139,7 @@ class MaterialInMemory:
     def claim(self, number: int) -> Material:
         if number not in self._batches:
             raise MaterialError(f"batch {number} of the dealer's material was used before, or never dealt")
+        self._used.add(number)
         return self._batches.pop(number)
 
     def mask_seed(self, weights: str) -> bytes:
