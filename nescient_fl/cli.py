@@ -22,6 +22,11 @@ EXIT_INTERRUPTED = 130
 
 COMMANDS = {
     "simulate": ("nescient_fl.simulate", "simulate"),
+    "deploy": ("nescient_fl.deploy", "deploy"),
+    "coordinator": ("nescient_fl.coordinator", "coordinator"),
+    "site": ("nescient_fl.site", "site"),
+    "party": ("nescient_fl.party", "party"),
+    "dealer": ("nescient_fl.dealer", "dealer"),
     "prepare": ("nescient_fl.prepare", "prepare"),
     "phantom": ("nescient_fl.phantom", "phantom"),
     "centralize": ("nescient_fl.centralize", "centralize"),

@@ -47,9 +47,16 @@ def ask(path: Path, kind: str, content: RecordDict, connect_seconds: float = CON
     return unpack(ask_bytes(path, kind, pack(content), connect_seconds))
 
 
-def ask_bytes(path: Path, kind: str, content: bytes, connect_seconds: float = CONNECT_SECONDS) -> bytes:
-    """Ask with serialised content; see ``ask``."""
+def ask_bytes(
+    path: Path,
+    kind: str,
+    content: bytes,
+    connect_seconds: float = CONNECT_SECONDS,
+    answer_seconds: float | None = None,
+) -> bytes:
+    """Ask with serialised content; see ``ask``. The answer may be waited for a limited time only."""
     with _connected(path, connect_seconds) as connection:
+        connection.settimeout(answer_seconds)
         try:
             # A worker that refuses says why and closes before it has read everything.
             with contextlib.suppress(BrokenPipeError):

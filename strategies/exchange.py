@@ -3,7 +3,7 @@
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from flwr.app import Message, RecordDict
@@ -73,17 +73,26 @@ class Nodes:
     dealer: int | None
 
 
-def wait_for_nodes(grid: Grid, sites: int, others: int, timeout: float, stop: threading.Event) -> Nodes:
+def wait_for_nodes(
+    grid: Grid,
+    sites: int,
+    others: int,
+    timeout: float,
+    stop: threading.Event,
+    owners: Mapping[str, tuple[str, str]] | None = None,
+) -> Nodes:
     """Wait until every node is there, and ask each who it is.
 
     Node ids are drawn anew for every run and round 1 could start before the last node has registered; the
-    name is what stays. ``others`` counts the parties and the dealer.
+    name is what stays. ``others`` counts the parties and the dealer. ``owners`` has name and role of the
+    member that each node's public key (PEM) belongs to: a node of another key is not asked, and none may say that
+    it is somebody else.
 
     Raises UserError when too few nodes come within ``timeout`` seconds, when one cannot say who it is (its
     data cannot be opened, say), or when two say the same.
     """
     deadline = time.monotonic() + timeout
-    while len(nodes := list(grid.get_node_ids())) < sites + others:
+    while len(nodes := _present(grid, owners)) < sites + others:
         if stop.is_set():
             raise Stopped
         if time.monotonic() > deadline:
@@ -95,6 +104,9 @@ def wait_for_nodes(grid: Grid, sites: int, others: int, timeout: float, stop: th
         if reply.has_error():
             raise UserError(f"a node could not start: {failure_reason(reply)}")
         name, role = read_node(reply.content)
+        owner = nodes[reply.metadata.src_node_id]
+        if owner is not None and owner != (name, role):
+            raise UserError(f"the node of {owner[1]} {owner[0]} says that it is {role} {name}: it is not trusted")
         if any(name in names for names in found.values()):
             raise UserError(f"two nodes say that they are {name}")
         found.setdefault(role, {})[name] = reply.metadata.src_node_id
@@ -104,6 +116,14 @@ def wait_for_nodes(grid: Grid, sites: int, others: int, timeout: float, stop: th
         raise UserError(f"not every party and the dealer answered within {timeout:.0f} s")
     dealers = list(found[DEALER].values())
     return Nodes(dict(sorted(found[SITE].items())), dict(sorted(found[PARTY].items())), dealers[0] if dealers else None)
+
+
+def _present(grid: Grid, owners: Mapping[str, tuple[str, str]] | None) -> Mapping[int, tuple[str, str] | None]:
+    """Return the nodes that are there, each with name and role of whom its key belongs to, where keys are known."""
+    if owners is None:
+        return dict.fromkeys(grid.get_node_ids())
+    found = {node.node_id: owners.get(node.public_key.decode("ascii", "replace")) for node in grid.get_nodes()}
+    return {node: owner for node, owner in found.items() if owner is not None}
 
 
 def failure_reason(reply: Message) -> str:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,6 +37,8 @@ class FederationPlan:
         server: how the global model moves by a round's average.
         join_timeout, round_timeout: seconds to wait for sites to join, and for their answers to one round.
         secure: how updates are summed without being seen; None sends them in clear.
+        owners: name and role of the member that each node's public key (PEM) was admitted for; None where nodes
+            have no keys, as in a simulation.
     """
 
     run: Path
@@ -51,6 +53,7 @@ class FederationPlan:
     server: ServerOptimiser = field(default_factory=ServerOptimiser)
     join_timeout: float = 120.0
     secure: SecurePlan | None = None
+    owners: Mapping[str, tuple[str, str]] | None = None
 
 
 class Watcher(Protocol):
@@ -125,7 +128,8 @@ class FederatedAveraging(Strategy):
     def _join(self, grid: Grid) -> None:
         secure = self._plan.secure
         others = 0 if secure is None else len(secure.roster.parties) + 1
-        nodes = wait_for_nodes(grid, self._plan.sites, others, self._plan.join_timeout, self._stop)
+        plan = self._plan
+        nodes = wait_for_nodes(grid, plan.sites, others, plan.join_timeout, self._stop, plan.owners)
         self._nodes = nodes.sites
         if secure is not None:
             self._aggregation = SecureAggregation(secure, nodes, self._exchange)

@@ -11,7 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 from nescient_fl.errors import UserError
 from nescient_fl.mpc.errors import MpcError
 from nescient_fl.mpc.vault import Vault
-from nescient_fl.study.run_folder import RunFolder, read_json
+from nescient_fl.study.run_folder import RunFolder, append_line, read_json
 from nescient_fl.study.settings import StudySettings, make_settings
 from strategies.federation import FederatedAveraging, FederationPlan, Watcher
 from strategies.secure import SecurePlan
@@ -39,7 +39,18 @@ def make_plan(run: Path) -> FederationPlan:
         round_timeout=settings.round_timeout,
         server=ServerOptimiser(step.optimiser, step.momentum or 0.0, step.learning_rate or 0.0),
         secure=_secure_plan(run, settings, config["secure"]),
+        **_deployed(run),
     )
+
+
+def _deployed(run: Path) -> dict[str, Any]:
+    """Return what a deployment adds to a plan: whose key each node has, and how long to wait for all of them."""
+    path = run / "nodes.json"
+    if not path.exists():
+        return {}
+    known = read_json(path)
+    owners = {node["public_key"]: (node["name"], node["role"]) for node in known["nodes"]}
+    return {"owners": owners, "join_timeout": float(known["join_timeout"])}
 
 
 def _secure_plan(run: Path, settings: StudySettings, part: Mapping[str, Any] | None) -> SecurePlan | None:
@@ -89,6 +100,39 @@ class Printer:
         print(f"round {line['round']}: validation {line['validation']}", flush=True)
 
 
+class EventLog:
+    """A watcher that writes what it is told as lines of JSON, for whoever follows the file.
+
+    A line has ``event``, the name of what it was told, and what it was told by name; ``failed`` has the reason
+    why the study cannot go on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def sites_joined(self, names: Sequence[str]) -> None:
+        self._note("sites_joined", names=list(names))
+
+    def site_answered(self, round_number: int, site: str, problem: str | None) -> None:
+        self._note("site_answered", round_number=round_number, site=site, problem=problem)
+
+    def round_aborted(self, round_number: int, reason: str) -> None:
+        self._note("round_aborted", round_number=round_number, reason=reason)
+
+    def round_validated(self, line: dict[str, Any]) -> None:
+        self._note("round_validated", line=line)
+
+    def study_ended(self, reason: str) -> None:
+        self._note("study_ended", reason=reason)
+
+    def failed(self, reason: str) -> None:
+        """Note why the study cannot go on."""
+        self._note("failed", reason=reason)
+
+    def _note(self, event: str, **told: Any) -> None:
+        append_line(self._path, {"event": event, **told})
+
+
 def make_app(run: Path | None = None, watcher: Watcher | None = None, stop: threading.Event | None = None) -> ServerApp:
     """Make the app for one run folder; without one, the run configuration's ``run`` names it."""
     app = ServerApp()
@@ -96,8 +140,15 @@ def make_app(run: Path | None = None, watcher: Watcher | None = None, stop: thre
     @app.main()
     def conduct(grid: Grid, context: Context) -> None:
         folder = run or Path(str(context.run_config["run"]))
-        strategy = FederatedAveraging(make_plan(folder), watcher or Printer(), stop or threading.Event())
-        strategy.start(grid)
+        events = str(context.run_config.get("events", ""))
+        teller = watcher or (EventLog(Path(events)) if events else Printer())
+        try:
+            strategy = FederatedAveraging(make_plan(folder), teller, stop or threading.Event())
+            strategy.start(grid)
+        except UserError as error:
+            if isinstance(teller, EventLog):
+                teller.failed(str(error))
+            raise
 
     return app
 

@@ -25,14 +25,14 @@ SMOKE = [
 
 
 class StudyProcess:
-    """``python -m nescient_fl.simulate`` with its own session, and every process that came of it."""
+    """``python -m nescient_fl.simulate``, or another command, in its own session, and every process that came of it."""
 
-    def __init__(self, *arguments: str | Path, folder: Path) -> None:
+    def __init__(self, *arguments: str | Path, folder: Path, command: str = "simulate") -> None:
         self._mark = uuid.uuid4().hex
         self._log = folder / f"log-{self._mark}.txt"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "nescient_fl.simulate", *map(str, arguments)],
+                [sys.executable, "-m", f"nescient_fl.{command}", *map(str, arguments)],
                 cwd=folder,
                 env={**os.environ, _MARK: self._mark, "OMP_NUM_THREADS": "1"},
                 stdout=log,
@@ -90,9 +90,9 @@ class StudyProcess:
             os.kill(process, signal.SIGKILL)
 
 
-def run_study(*arguments: str | Path, folder: Path) -> StudyProcess:
+def run_study(*arguments: str | Path, folder: Path, command: str = "simulate") -> StudyProcess:
     """Run a study to its end and return it; its exit status must be 0."""
-    study = StudyProcess(*arguments, folder=folder)
+    study = StudyProcess(*arguments, folder=folder, command=command)
     try:
         assert study.wait() == 0, study.output
     finally:

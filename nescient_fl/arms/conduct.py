@@ -20,9 +20,9 @@ from nescient_fl.arms.describing import (
     describe_machine,
     describe_versions,
 )
+from nescient_fl.arms.engines import RAY, EngineKind
 from nescient_fl.arms.gallery import choose_gallery
 from nescient_fl.arms.histories import alone_history, federated_history
-from nescient_fl.arms.ray_engine import RayEngine
 from nescient_fl.arms.scoring import ArmModel, ArmRun, Scorer
 from nescient_fl.arms.secrecy import describe_secure, forget_keys, helper_nodes, secure_part
 from nescient_fl.arms.watching import StudyWatcher
@@ -49,7 +49,13 @@ class _Clock:
         self.parts[part] = round(time.monotonic() - since, 3)
 
 
-def conduct(settings: StudySettings, run: RunFolder, watcher: StudyWatcher, stop: threading.Event) -> dict[str, Any]:
+def conduct(
+    settings: StudySettings,
+    run: RunFolder,
+    watcher: StudyWatcher,
+    stop: threading.Event,
+    engine_kind: EngineKind = RAY,
+) -> dict[str, Any]:
     """Conduct a study in a run folder, from wherever an earlier attempt left off.
 
     Returns what was written to metrics.json. Raises UserError for data or settings that cannot be, or too few
@@ -65,10 +71,10 @@ def conduct(settings: StudySettings, run: RunFolder, watcher: StudyWatcher, stop
     # What the user may have to mend is found out before anything slow begins.
     progress = _stoppable(watcher.preparing, stop)
     selected = select_radiographs(settings, progress)
-    engine = None if state is not None and state.finished else RayEngine(device)
+    engine = None if state is not None and state.finished else engine_kind.make(device, watcher)
     try:
         data = decode_radiographs(settings, selected, progress)
-        _write_begin(run, settings, data, device)
+        _write_begin(run, settings, data, device, engine_kind)
         clock.lap("data", since)
         if engine is not None:
             since = time.monotonic()
@@ -85,7 +91,8 @@ def conduct(settings: StudySettings, run: RunFolder, watcher: StudyWatcher, stop
     scorer = Scorer(data, settings.resolved_recipe(), device, settings.seed, settings.target_recall)
     federated, state = _federated_model(run, data)
     metrics = _score(settings, data, run, scorer, federated, state, results, clock)
-    metrics["secure"] = describe_secure(settings, data, run, device)
+    metrics["federation"]["engine"] = engine_kind.name
+    metrics["secure"] = describe_secure(settings, data, run, device if engine_kind.audited else None)
     clock.lap("scoring", since)
     clock.lap("total", clock.started)
     metrics["timing"] = clock.parts
@@ -142,7 +149,9 @@ class _FirstRound:
         self.watcher.round_validated(line)
 
 
-def _write_begin(run: RunFolder, settings: StudySettings, data: StudyData, device: torch.device) -> None:
+def _write_begin(
+    run: RunFolder, settings: StudySettings, data: StudyData, device: torch.device, engine_kind: EngineKind = RAY
+) -> None:
     """Write what the run is made of; a resumed run must be made of the same."""
     if run.partition.exists():
         saved = read_json(run.config)
@@ -170,7 +179,7 @@ def _write_begin(run: RunFolder, settings: StudySettings, data: StudyData, devic
                 "notes": list(data.notes),
             },
             "versions": describe_versions(),
-            "command": "python -m nescient_fl.simulate",
+            "command": f"python -m nescient_fl.{engine_kind.command}",
         },
     )
 

@@ -65,7 +65,7 @@ def describe_federation(
     lines: list[dict[str, Any]],
     seconds: float,
 ) -> dict[str, Any]:
-    """Return the ``federation`` part of metrics.json from the finished rounds' lines."""
+    """Return the ``federation`` part of metrics.json, but for its engine, from the finished rounds' lines."""
     assert state.best is not None
     trained = [line for line in lines if line["round"] > 0]
     uploads = [site["bytes_up"] for line in trained for site in line["by_site"] if site["bytes_up"] is not None]
@@ -76,7 +76,6 @@ def describe_federation(
         "clients": len(data.sites),
         "rounds": settings.rounds,
         "local_epochs": settings.local_epochs,
-        "engine": "ray",
         "aggregation": settings.aggregation,
         "server_optimiser": step.optimiser,
         "server_momentum": step.momentum,

@@ -75,9 +75,12 @@ def forget_keys(run: RunFolder) -> None:
 
 
 def describe_secure(
-    settings: StudySettings, data: StudyData, run: RunFolder, device: torch.device
+    settings: StudySettings, data: StudyData, run: RunFolder, device: torch.device | None
 ) -> dict[str, Any] | None:
-    """Return the ``secure`` part of metrics.json, None when updates went in clear."""
+    """Return the ``secure`` part of metrics.json, None when updates went in clear.
+
+    Without a device the first sum is not held against the plain updates: outside of a simulation nobody may.
+    """
     if settings.aggregation == "plain":
         return None
     config = read_json(run.config)["secure"]
@@ -106,7 +109,7 @@ def describe_secure(
         "party_seconds": _median([line["party_seconds"] for line in lines]),
         "excluded": sum(len(line["excluded"]) for line in lines),
         "shared_metrics": sorted({name for line in lines for name in line["shared_metrics"]}),
-        "max_abs_error": None if epsilon is not None else audit_first_sum(settings, data, run, device),
+        "max_abs_error": audit_first_sum(settings, data, run, device) if device and epsilon is None else None,
         "epsilon": epsilon,
         "delta": settings.dp_delta,
         "noise_multiplier": config["noise_multiplier"] or None,

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from nescient_fl.arms.conduct import conduct, prepare_run, resume_settings
+from nescient_fl.arms.engines import RAY, EngineKind
 from nescient_fl.errors import UserError
 from nescient_fl.study.progress import TerminalWatcher
 from nescient_fl.study.report_terminal import terminal_table
@@ -26,11 +27,14 @@ def run_study(
     resume: Path | None = None,
     config: Path | None = None,
     prepare_only: bool = False,
+    engine_kind: EngineKind = RAY,
+    make_watcher: Callable[[Console, int], TerminalWatcher] = TerminalWatcher,
 ) -> dict[str, Any] | None:
     """Run or resume a study, and print its table. Returns the metrics, None when it was only prepared.
 
-    options are those the user gave. Raises UserError for options that cannot be, and KeyboardInterrupt after
-    Ctrl-C, when everything is stopped and a line has said how to go on.
+    options are those the user gave; the engine and the live view are those of the command. Raises UserError for
+    options that cannot be, and KeyboardInterrupt after Ctrl-C, when everything is stopped and a line has said how
+    to go on.
     """
     console = Console(stderr=False)
     settings, run = _open(options, out, resume, config)
@@ -38,7 +42,7 @@ def run_study(
     with run.locked(new=resume is None), _stopping_on_signals(stop):
         console.print(f"Run folder: {_shown(run.path)}", highlight=False, soft_wrap=True)
         try:
-            with TerminalWatcher(console, settings.rounds) as watcher:
+            with make_watcher(console, settings.rounds) as watcher:
                 if prepare_only:
                     nodes = prepare_run(settings, run, watcher)
                     watcher.say(
@@ -46,7 +50,7 @@ def run_study(
                         f"--federation-config 'num-supernodes={nodes}' --stream"
                     )
                     return None
-                metrics = conduct(settings, run, watcher, stop)
+                metrics = conduct(settings, run, watcher, stop, engine_kind)
         except Stopped:
             console.print(f"Stopped. Go on with: --resume {_shown(run.path)}", soft_wrap=True)
             raise KeyboardInterrupt from None

@@ -26,20 +26,24 @@ class Vault:
     folder: Path
 
     @property
-    def _roster(self) -> Path:
+    def roster_path(self) -> Path:
         return self.folder / "roster.json"
 
     @property
     def _authority(self) -> Path:
         return self.folder / "authority.txt"
 
-    def roster(self) -> Roster:
-        """Read the roster. Raises RosterError, or KeyFileError when the folder is gone."""
+    @property
+    def authority(self) -> str:
+        """The public key, hex, of whoever signs the roster. Raises KeyFileError when the folder is gone."""
         try:
-            authority = self._authority.read_text().strip()
+            return self._authority.read_text().strip()
         except OSError as error:
             raise KeyFileError(f"the keys in {self.folder} are gone: {error.strerror}") from None
-        return read_signed(self._roster, authority)
+
+    def roster(self) -> Roster:
+        """Read the roster. Raises RosterError, or KeyFileError when the folder is gone."""
+        return read_signed(self.roster_path, self.authority)
 
     def keys(self, name: str) -> MemberKeys:
         """Read one member's keys. Raises KeyFileError."""
@@ -81,6 +85,6 @@ def create_vault(folder: Path, federation: str, sites: Sequence[str], parties: i
         members.append(public_part(new_keys(folder / name, name, role), address))
     authority = new_keys(folder / "authority", "authority", "authority")
     roster = Roster(federation, 1, tuple(members), minimum)
-    write_signed(sign_roster(roster, authority), vault._roster)
+    write_signed(sign_roster(roster, authority), vault.roster_path)
     vault._authority.write_text(public_part(authority).signing_key + "\n")
     return vault

@@ -1,0 +1,86 @@
+"""Starting child processes that never outlive whoever started them, however that one ends.
+
+The kernel kills a tethered child when its parent dies (PR_SET_PDEATHSIG, Linux); elsewhere the child is merely
+terminated when the parent ends in good order.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+# Started as a program of its own, without site packages, so that it costs a few milliseconds and is safe in a
+# parent with many threads. The parent may have died before the tether was made, so it is looked at after.
+_PROGRAM = """
+import ctypes, os, sys
+parent = int(sys.argv[1])
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() != parent:
+    sys.exit(1)
+os.execvpe(sys.argv[2], sys.argv[2:], os.environ)
+"""
+
+
+def start_tethered(
+    command: Sequence[str | Path], *, log: Path, environment: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a command whose output goes to the end of a file, tethered to this process.
+
+    The thread that calls this must live as long as the child may: the kernel looks at the thread.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _PROGRAM, str(os.getpid()), *map(str, command)],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=None if environment is None else dict(environment),
+            cwd=cwd,
+            # Ctrl-C is the launcher's to hear; it stops the others in order.
+            start_new_session=True,
+        )
+
+
+def stop(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Terminate a child, and kill it when it takes longer than so many seconds."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    process.wait()
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback interface that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def flower_environment(home: Path) -> dict[str, str]:
+    """Return this process's environment as Flower's own programs should have it.
+
+    They find each other by PATH, keep their files below ``home``, report to nobody and use one thread.
+    """
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        # How often a node's executor looks for a message that has come, in seconds.
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def flower_program(name: str) -> Path:
+    """Return the path of one of Flower's programs, installed beside this Python."""
+    return Path(sys.executable).parent / name
