@@ -31,6 +31,9 @@ COMMANDS = {
     "phantom": ("nescient_fl.phantom", "phantom"),
     "centralize": ("nescient_fl.centralize", "centralize"),
     "evaluate": ("nescient_fl.evaluate", "evaluate"),
+    "serve-model": ("nescient_fl.serve_model", "serve_model"),
+    "deal": ("nescient_fl.deal", "deal"),
+    "score": ("nescient_fl.score", "score"),
     "roster": ("nescient_fl.roster", "roster"),
 }
 

@@ -25,30 +25,42 @@ def evaluate(
     images: Annotated[int | None, _option("Score so many, taken at random by the seed. [dim](all)[/]")] = None,
     seed: Annotated[int | None, _option("Chooses images, and the resamples of the intervals. [dim](0)[/]")] = None,
     device: Annotated[str | None, _option("auto, cpu or cuda. [dim](auto)[/]")] = None,
+    encrypted: Annotated[
+        bool, typer.Option("--encrypted", help="Score under encryption too: model owner, clinic and dealer, all here.")
+    ] = False,
+    batch: Annotated[int | None, _option("Images that are scored at a time under encryption. [dim](8)[/]")] = None,
     out: Annotated[Path | None, _option("Write the figures to this file too, as JSON.")] = None,
 ) -> None:
     """Score a finished model on labelled radiographs, and print recall, precision and AUROC with 95% intervals.
 
     Patients whose images the model was trained on are left out where the run's folder tells which they were.
     """
-    options = {
-        key: value for key, value in locals().items() if key not in ("model", "out", "data") and value is not None
-    }
+    given = {key: value for key, value in locals().items() if key not in ("model", "out", "data", "encrypted", "batch")}
+    options = {key: value for key, value in given.items() if value is not None}
     from rich.console import Console
 
-    from nescient_fl.arms.evaluation import EvaluationOptions, evaluate_plain
-    from nescient_fl.study.evaluation_terminal import evaluation_table
+    from nescient_fl.arms.evaluation import EvaluationOptions, evaluate_encrypted, evaluate_plain
+    from nescient_fl.study.evaluation_terminal import cost_lines, evaluation_table
     from nescient_fl.study.run_folder import write_json
 
     if out is not None and not out.parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}")
-    figures, *_ = evaluate_plain(model, EvaluationOptions(data=data, **options))
+    if batch is not None and not encrypted:
+        raise UserError("--batch goes with --encrypted")
+    console = Console()
+    wanted = EvaluationOptions(data=data, **options)
+    found = evaluate_plain(model, wanted)
+    if encrypted:
+        with console.status("starting model owner, clinic and dealer") as status:
+            found = evaluate_encrypted(found, wanted, batch, status.update)
+    figures = found.figures
     if out is not None:
         write_json(out, figures)
-    console = Console()
     for note in figures["data"]["notes"]:
         console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
     console.print(evaluation_table(figures))
+    for line in cost_lines(figures):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -66,13 +66,14 @@ def test_trained_images_are_known_in_a_renamed_copy_too(tmp_path: Path, toy_data
     write_run(tmp_path / "run", toy_dataset)
     copy = tmp_path / "elsewhere"
     shutil.copytree(toy_dataset, copy)
-    figures, data, _, logits = evaluate_plain(tmp_path / "run", EvaluationOptions(data=copy, device="cpu"))
-    assert figures["data"]["images"] == len(data.examples) == len(logits) == 30
+    found = evaluate_plain(tmp_path / "run", EvaluationOptions(data=copy, device="cpu"))
+    assert found.figures["data"]["images"] == len(found.data.examples) == len(found.logits) == 30
 
 
 def test_a_models_file_alone_is_scored_on_everything(tmp_path: Path, toy_dataset: Path) -> None:
     write_model(tmp_path / "model.safetensors", threshold=None)
-    figures, *_ = evaluate_plain(tmp_path / "model.safetensors", EvaluationOptions(data=toy_dataset, device="cpu"))
+    options = EvaluationOptions(data=toy_dataset, device="cpu")
+    figures = evaluate_plain(tmp_path / "model.safetensors", options).figures
     assert figures["data"]["images"] == 90
     assert figures["plain"]["operating_point"] is None
     assert figures["encrypted"] is None
@@ -83,8 +84,8 @@ def test_some_images_are_the_same_ones_for_the_same_seed(tmp_path: Path, toy_dat
 
     def rows(seed: int) -> list[int]:
         options = EvaluationOptions(data=toy_dataset, device="cpu", images=12, seed=seed)
-        _, data, _, _ = evaluate_plain(tmp_path / "model.safetensors", options)
-        return [int(row) for row in data.examples.rows]
+        found = evaluate_plain(tmp_path / "model.safetensors", options)
+        return [int(row) for row in found.data.examples.rows]
 
     first = rows(0)
     assert len(first) == 12
@@ -121,6 +122,8 @@ def test_the_operating_point_changes_recall_and_not_auroc() -> None:
         (["good.safetensors", "DATA", "--device", "tpu"], "unknown device"),
         (["good.safetensors", "DATA", "--out", "nowhere/figures.json"], "--out"),
         (["good.safetensors", "DATA", "--imags", "3"], "--imags"),
+        (["good.safetensors", "DATA", "--batch", "3"], "--batch goes with --encrypted"),
+        (["good.safetensors", "DATA", "--encrypted", "--batch", "0"], "--batch is a whole number"),
     ],
 )
 def test_every_mistake_is_one_line(
@@ -156,3 +159,26 @@ def test_figures_are_json_without_nan(tmp_path: Path, toy_dataset: Path, command
     assert command(tmp_path / "model.safetensors", toy_dataset, "--images", "3", "--out", out)[0] == 0
     figures = json.loads(out.read_text(), parse_constant=lambda name: pytest.fail(name))
     assert figures["plain"]["operating_point"]["precision"]["value"] is None
+
+
+@pytest.mark.slow
+def test_encrypted_scores_are_the_plain_ones_and_every_cost_is_told(
+    tmp_path: Path, toy_dataset: Path, command: Run
+) -> None:
+    write_run(tmp_path / "run", toy_dataset)
+    out = tmp_path / "figures.json"
+    status, said, error = command(tmp_path / "run", "--encrypted", "--batch", "2", "--images", "5", "--out", out)
+    assert (status, error) == (0, "")
+    figures = read_json(out)
+    assert re.search(r"encrypted +0\.50", said)
+    assert "Encryption changed 0 of 5 decisions" in said
+    protocol = figures["protocol"]
+    assert protocol["images"] == 5
+    assert protocol["agreement"] == 1.0
+    assert 0 < protocol["max_abs_logit_error"] <= 1e-3
+    assert figures["encrypted"]["half"]["recall"] == figures["plain"]["half"]["recall"]
+    assert protocol["rounds"] <= 70
+    assert 0 < protocol["bytes_per_party"] <= 3e6 * 6 / 5
+    assert protocol["stock_ratio"] is None
+    assert sum(layer["rounds"] for layer in protocol["by_layer"]) == protocol["rounds"]
+    assert set(protocol["peak_memory"]) == {"owner", "clinic", "dealer"}

@@ -1,7 +1,7 @@
 """A finished model on a dataset: which radiographs it is scored on, its scores, and its figures."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nescient_fl.arms.data import cache_folder, phantom_folder
 from nescient_fl.errors import UserError
-from nescient_fl.lesion.batches import STILL, Examples, make_batcher
+from nescient_fl.lesion.batches import Examples
 from nescient_fl.lesion.curves import sigmoid
 from nescient_fl.lesion.metrics import Floats, HeldOut, score_models
 from nescient_fl.lesion.training import choose_device, predict_logits
@@ -20,7 +20,9 @@ from nescient_fl.radiographs.cache import PixelCache, build_cache, open_cache
 from nescient_fl.radiographs.cohort import CohortRule
 from nescient_fl.radiographs.table import patient_keys
 from nescient_fl.seeds import numpy_generator
+from nescient_fl.serving.messages import MOST_IMAGES
 from nescient_fl.serving.model import SavedModel, load_model
+from nescient_fl.serving.plans import calibration_of_run
 from nescient_fl.study.run_folder import read_json
 from sites.datasets import load_cohort
 
@@ -66,10 +68,12 @@ class EvaluationOptions:
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """Radiographs to score: their examples, what they are, and what is worth saying about them."""
+    """Radiographs to score: where they are, what they are, and what is worth saying about them."""
 
+    cache: PixelCache
     examples: Examples
     held_out: HeldOut
+    root: Path
     synthetic: bool
     notes: tuple[str, ...]
 
@@ -110,8 +114,10 @@ def select_examples(
     targets = table["target"].to_numpy(np.int64)
     _, patients = np.unique(patient_keys(table.iloc[rows]).to_numpy(str), return_inverse=True)
     return EvaluationData(
+        cache,
         Examples(cache.pixels, cache.mean, cache.std, targets.astype(np.float32), rows),
         HeldOut(targets[rows], patients.astype(np.int64)),
+        next(iter(loaded.roots.values())),
         loaded.synthetic,
         tuple(notes),
     )
@@ -156,21 +162,6 @@ def plain_logits(saved: SavedModel, examples: Examples, device: torch.device) ->
     return predict_logits(saved.network().to(device), examples, saved.recipe, device)
 
 
-def network_inputs(saved: SavedModel, examples: Examples) -> Callable[[int, int], NDArray[np.float32]]:
-    """Return a function that makes the network's inputs of examples ``first`` up to ``last``, float32 [b, 1, H, W].
-
-    Nothing is kept, so memory does not grow with their number.
-    """
-
-    def inputs(first: int, last: int) -> NDArray[np.float32]:
-        rows = examples.rows[first:last]
-        batcher = make_batcher(examples, saved.recipe, torch.device("cpu"), len(rows))
-        made: NDArray[np.float32] = batcher.inputs(rows, [STILL] * len(rows)).numpy()
-        return made
-
-    return inputs
-
-
 def describe_scores(logits: Floats, threshold: float | None, held_out: HeldOut, seed: int) -> dict[str, Any]:
     """Return every figure at 0.5, and those that a threshold changes at the operating point, null without one."""
     probabilities = sigmoid(logits)
@@ -186,10 +177,19 @@ def describe_scores(logits: Floats, threshold: float | None, held_out: HeldOut, 
     return {"half": scores(0.5), "operating_point": point}
 
 
-def evaluate_plain(
-    path: Path, options: EvaluationOptions, progress: Progress | None = None
-) -> tuple[dict[str, Any], EvaluationData, SavedModel, Floats]:
-    """Score a dataset in clear. Returns what the figures are, the data, the model and the logits."""
+@dataclass(frozen=True)
+class Evaluation:
+    """A model scored on a dataset: the figures as written to JSON, and what they came from; logits float64 [n]."""
+
+    figures: dict[str, Any]
+    path: Path
+    saved: SavedModel
+    data: EvaluationData
+    logits: Floats
+
+
+def evaluate_plain(path: Path, options: EvaluationOptions, progress: Progress | None = None) -> Evaluation:
+    """Score a dataset in clear with the model of a run's folder or of a file. Raises UserError."""
     saved = load_model(path)
     device = choose_device(options.device)
     run = path if path.is_dir() else (path.parent if (path.parent / "config.json").is_file() else None)
@@ -209,5 +209,23 @@ def evaluate_plain(
         },
         "plain": describe_scores(logits, saved.threshold, data.held_out, options.seed),
         "encrypted": None,
+        "protocol": None,
     }
-    return figures, data, saved, logits
+    return Evaluation(figures, run or path, saved, data, logits)
+
+
+def evaluate_encrypted(
+    plain: Evaluation, options: EvaluationOptions, batch: int | None = None, say: Callable[[str], None] | None = None
+) -> Evaluation:
+    """Score the same images under encryption too. Raises UserError when a role fails."""
+    from nescient_fl.arms.encryption import BATCH, score_encrypted
+
+    if batch is not None and not 1 <= batch <= MOST_IMAGES:
+        raise UserError(f"--batch is a whole number from 1 to {MOST_IMAGES}, got {batch}")
+    data, threshold = plain.data, plain.saved.threshold
+    calibration = data.root if calibration_of_run(plain.saved, plain.path) is None else None
+    logits, protocol = score_encrypted(
+        plain.path, data.cache, data.examples, plain.logits, threshold, batch or BATCH, calibration, say
+    )
+    scores = describe_scores(logits, threshold, data.held_out, options.seed)
+    return replace(plain, figures={**plain.figures, "encrypted": scores, "protocol": protocol})

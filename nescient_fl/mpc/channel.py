@@ -169,21 +169,23 @@ class Listener:
 
         Returns None for a stranger, whose connection is closed. Raises SessionAborted when nobody comes.
         """
+        plain = self.take(deadline)
+        if plain is None:
+            names = ", ".join(member.name for member in expected)
+            raise SessionAborted(f"{names} did not connect", expected[0].name)
+        return identified(plain, keys, expected, deadline)
+
+    def take(self, deadline: Deadline) -> socket.socket | None:
+        """Take one connection of whoever it is; None when nobody comes."""
         left = deadline.left()
         try:
             if left <= 0:
-                raise TimeoutError
+                return None
             self._socket.settimeout(left)
             plain, _ = self._socket.accept()
         except OSError:
-            names = ", ".join(member.name for member in expected)
-            raise SessionAborted(f"{names} did not connect", expected[0].name) from None
-        try:
-            limit = Deadline(deadline.left(), _HANDSHAKE_SECONDS)
-            return _secured(plain, _context(keys, expected, ssl.PROTOCOL_TLS_SERVER), expected, limit)
-        except (OSError, SessionAborted):
-            plain.close()
             return None
+        return plain
 
     def close(self) -> None:
         self._socket.close()
@@ -192,6 +194,18 @@ class Listener:
             with contextlib.suppress(FileNotFoundError):
                 if self._path.stat().st_ino == self._inode:
                     self._path.unlink()
+
+
+def identified(
+    plain: socket.socket, keys: MemberKeys, expected: Sequence[Member], deadline: Deadline
+) -> Channel | None:
+    """Find out by its certificate which of the expected members came; None for a stranger, and it is closed."""
+    try:
+        limit = Deadline(deadline.left(), _HANDSHAKE_SECONDS)
+        return _secured(plain, _context(keys, expected, ssl.PROTOCOL_TLS_SERVER), expected, limit)
+    except (OSError, SessionAborted):
+        plain.close()
+        return None
 
 
 def connect(keys: MemberKeys, peer: Member, deadline: Deadline) -> Channel:

@@ -68,9 +68,11 @@ class Session:
                 assert own.address is not None
                 listener = Listener(own.address)
             # Everybody meets the dealer first, so that it knows who is missing, whoever they wait for afterwards.
-            self._dealer = self._greeted(self._roster.dealer)
+            self._dealer = greeted(self._keys, self._roster.dealer, self._hello(), self._deadline.step())
             for rank in range(self.rank):
-                self._channels[rank] = self._greeted(self._roster.parties[rank])
+                self._channels[rank] = greeted(
+                    self._keys, self._roster.parties[rank], self._hello(), self._deadline.step()
+                )
             awaited = {self._roster.parties[rank].name: rank for rank in range(self.rank + 1, self.parties)}
             arrival = self._deadline.step()
             while awaited:
@@ -159,26 +161,29 @@ class Session:
     def _hello(self) -> bytes:
         return hello(self._id, self._roster)
 
-    def _greeted(self, peer: Member) -> Channel:
-        deadline = self._deadline.step()
-        while True:
-            channel = connect(self._keys, peer, deadline)
-            try:
-                channel.send(HELLO, self._hello(), deadline)
-                answer = channel.receive(HELLO, deadline, _LARGEST_HELLO)
-            except SessionAborted:
-                channel.close()
-                raise
-            if answer == self._hello():
-                return channel
-            channel.close()
-            raise SessionAborted(f"{peer.name} is in another session, or holds another roster", peer.name)
-
 
 def hello(session_id: bytes, roster: Roster) -> bytes:
     """Return what both ends of a connection must say alike."""
     values = {"protocol": PROTOCOL, "session": session_id.hex(), "roster": roster.digest}
     return json.dumps(values, sort_keys=True).encode()
+
+
+def greeted(keys: MemberKeys, peer: Member, own: bytes, deadline: Deadline) -> Channel:
+    """Connect to a member and exchange hellos; one that answers another is in an earlier session, or none of ours.
+
+    Raises SessionAborted.
+    """
+    channel = connect(keys, peer, deadline)
+    try:
+        channel.send(HELLO, own, deadline)
+        answer = channel.receive(HELLO, deadline, _LARGEST_HELLO)
+    except SessionAborted:
+        channel.close()
+        raise
+    if answer != own:
+        channel.close()
+        raise SessionAborted(f"{peer.name} is in another session, or holds another roster", peer.name)
+    return channel
 
 
 def answer_hello(channel: Channel, own: bytes, deadline: Deadline) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from nescient_fl.study.report_terminal import cell
-from nescient_fl.study.report_values import count, fixed, read_interval, section
+from nescient_fl.study.report_values import count, fixed, number, read_interval, real, section, size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,3 +43,20 @@ def evaluation_table(figures: Mapping[str, Any]) -> "Table":
             shown = (cell(read_interval(point.get(name))) for name in _SHOWN[:2])
             table.add_row("", f"{fixed(point.get('threshold'), 2)} *", *shown, "", end_section=True)
     return table
+
+
+def cost_lines(figures: Mapping[str, Any]) -> list[str]:
+    """Say in a few lines what encryption changed and what it took; nothing where it was not asked for."""
+    protocol = section(figures, "protocol")
+    if not protocol:
+        return []
+    offline = section(protocol, "offline")
+    memory = max((real(value) or 0.0 for value in section(protocol, "peak_memory").values()), default=0.0)
+    return [
+        f"Encryption changed {count(protocol.get('flipped'))} of {count(protocol.get('images'))} decisions; a logit "
+        f"by {protocol['max_abs_logit_error']:.1e} at most, {protocol['mean_abs_logit_error']:.1e} on average.",
+        f"An image took {fixed(protocol.get('seconds_per_image'))} s, {number(protocol.get('rounds'))} rounds a batch "
+        f"of {count(protocol.get('batch'))} and {size(protocol.get('bytes_per_party'))} sent by a party; before that, "
+        f"{fixed(offline.get('seconds_per_image'))} s and {size(offline.get('bytes_per_image'))} of material.",
+        f"No process held more than {size(memory)} of memory.",
+    ]

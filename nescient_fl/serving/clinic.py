@@ -1,0 +1,214 @@
+"""The data owner: a clinic that has images scored, and alone learns the scores."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nescient_fl.mpc.channel import BYE, DATA, Channel, Deadline
+from nescient_fl.mpc.errors import MaterialError, PlanError, QueryLimitError, RangeError, SessionAborted
+from nescient_fl.mpc.inference.owners import Summary, run_data_owner, sort_by_plan
+from nescient_fl.mpc.inference.plan import Plan
+from nescient_fl.mpc.inference.store import MaterialStore
+from nescient_fl.mpc.keys import MemberKeys
+from nescient_fl.mpc.roster import OWNER, Roster
+from nescient_fl.mpc.session import greeted, hello
+from nescient_fl.serving.dealing import fetch
+from nescient_fl.serving.desk import STEP_SECONDS
+from nescient_fl.serving.messages import (
+    LARGEST_MESSAGE,
+    MOST_BATCHES,
+    PURPOSE,
+    AskCard,
+    AskOrder,
+    AskScore,
+    AskStock,
+    Card,
+    Dealt,
+    Go,
+    Held,
+    Progress,
+    Refusal,
+    decode,
+    hear,
+    tell,
+)
+from nescient_fl.serving.owner import SACRIFICED
+from nescient_fl.serving.pair import Pair
+from nescient_fl.serving.plans import SHAPE
+from nescient_fl.serving.stock import Stock
+
+Floats = NDArray[np.float64]
+Make = Callable[[NDArray[np.int64]], NDArray[np.float32]]
+_CHUNK = 8
+
+
+class Inputs:
+    """Inputs float32 [n, 1, 320, 390] that are made when they are asked for, so that memory does not grow with n.
+
+    It stands where the protocol takes an array: it has a length, a shape, slices, and images one after another.
+    """
+
+    ndim = 4
+
+    def __init__(self, make: Make, numbers: NDArray[np.int64]) -> None:
+        self._make, self._numbers = make, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self), *SHAPE)
+
+    def __getitem__(self, part: slice) -> NDArray[np.float32]:
+        return self._make(self._numbers[part])
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        for start in range(0, len(self), _CHUNK):
+            yield from self[start : start + _CHUNK]
+
+    def chosen(self, numbers: NDArray[np.int64]) -> "Inputs":
+        """Return some of them."""
+        return Inputs(self._make, self._numbers[numbers])
+
+
+@dataclass(frozen=True)
+class Offline:
+    """What making material ahead took: seconds, and bytes that the dealer sent to both."""
+
+    seconds: float
+    bytes_sent: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the clinic learned and what it took.
+
+    Attributes:
+        logits: float64 [n].
+        card: what the owner says of its model.
+        sessions: one a plan that was needed.
+        offline: material that had to be dealt for this; 0 where all of it was there.
+        seconds: of the sessions alone, set-up included.
+        left: images that may still be scored.
+    """
+
+    logits: Floats
+    card: Card
+    sessions: tuple[Summary, ...]
+    offline: Offline
+    seconds: float
+    left: int
+
+
+def score(
+    keys: MemberKeys,
+    roster: Roster,
+    owner: str,
+    inputs: Callable[[Card], Inputs],
+    folder: Path,
+    batch: int = 8,
+    progress: Callable[[str], None] | None = None,
+) -> Scored:
+    """Have images scored by an owner's model.
+
+    ``inputs`` makes them as the card says. ``folder`` keeps this clinic's material. All logits come, or an error:
+    QueryLimitError, RangeError with the numbers of images that no plan is wide enough for, MaterialError, PlanError,
+    or SessionAborted when a peer is lost.
+    """
+    say = progress or (lambda _: None)
+    peer = roster.member(owner, OWNER)
+    channel = greeted(keys, peer, hello(PURPOSE, roster), Deadline(STEP_SECONDS))
+    try:
+        tell(channel, AskCard(), Deadline(STEP_SECONDS))
+        card = hear(channel, Card, Deadline(STEP_SECONDS))
+        plans = [Plan.from_json(text) for text in card.plans]
+        if any(plan.input_shape != SHAPE or plan.outputs != 1 for plan in plans):
+            raise PlanError(f"{owner} serves another network than the lesion network")
+        found = inputs(card)
+        if len(found) > card.left:
+            raise QueryLimitError(f"{owner}: {len(found)} images are asked for, {card.left} are left of the limit")
+        *groups, outside = sort_by_plan(plans, cast("NDArray[Any]", found))
+        if len(outside):
+            raise RangeError("some images are out of every plan's bounds", tuple(int(number) for number in outside))
+        logits = np.empty(len(found))
+        sessions, offline, seconds = [], Offline(0.0, 0), 0.0
+        for plan, numbers in zip(plans, groups, strict=True):
+            if not len(numbers):
+                continue
+            store, dealt = _material(keys, roster, channel, plan, len(numbers), folder / owner, batch, say)
+            offline = Offline(offline.seconds + dealt.seconds, offline.bytes_sent + dealt.bytes_sent)
+            say(f"scoring {len(numbers)} images")
+            started = time.monotonic()
+            tell(channel, AskScore(plan.digest, store.delivery.name, len(numbers)), Deadline(STEP_SECONDS))
+            hear(channel, Go, Deadline(STEP_SECONDS))
+            chosen = cast("NDArray[Any]", found.chosen(numbers))
+            scores = run_data_owner(Pair(channel, 1, STEP_SECONDS), plan, chosen, store, SACRIFICED)
+            seconds += time.monotonic() - started
+            logits[numbers] = scores.logits[:, 0]
+            sessions.append(scores.summary)
+        channel.send(BYE, b"", Deadline(STEP_SECONDS))
+        return Scored(logits, card, tuple(sessions), offline, seconds, card.left - len(found))
+    finally:
+        channel.close()
+
+
+def _material(
+    keys: MemberKeys,
+    roster: Roster,
+    channel: Channel,
+    plan: Plan,
+    images: int,
+    folder: Path,
+    batch: int,
+    say: Callable[[str], None],
+) -> tuple[MaterialStore, Offline]:
+    """Return a delivery with enough batches at both sides; have one dealt where there is none."""
+    stock, started = Stock(folder), time.monotonic()
+    tell(channel, AskStock(plan.digest), Deadline(STEP_SECONDS))
+    held = hear(channel, Held, Deadline(STEP_SECONDS))
+    if store := _enough(stock, plan, held, images):
+        return store, Offline(0.0, 0)
+    received = fetch(keys, roster, channel.peer, stock)
+    if store := _enough(stock, plan, held, images):
+        return store, Offline(0.0, 0)
+    batches = -(-images // batch) + SACRIFICED
+    if batches > MOST_BATCHES:
+        most = (MOST_BATCHES - SACRIFICED) * batch
+        raise MaterialError(f"{images} images are too many at a time, have {most} scored at most")
+    say(f"having {batches} batches of {batch} dealt")
+    tell(channel, AskOrder(plan.digest, batch, batches), Deadline(STEP_SECONDS))
+    dealt = _awaited(channel, batches, say)
+    received += fetch(keys, roster, channel.peer, stock)
+    made = Offline(time.monotonic() - started, dealt.bytes_sent + received)
+    return stock.delivery(plan.digest, dealt.delivery), made
+
+
+def _awaited(channel: Channel, batches: int, say: Callable[[str], None]) -> Dealt:
+    while True:
+        message = decode(channel.receive(DATA, Deadline(STEP_SECONDS), LARGEST_MESSAGE), channel.peer)
+        if isinstance(message, Refusal):
+            raise message.raised(channel.peer)
+        if isinstance(message, Dealt):
+            return message
+        if not isinstance(message, Progress):
+            raise SessionAborted(f"{channel.peer} said {type(message).__name__}, not Progress", channel.peer)
+        say(f"dealt {message.done} of {batches} batches")
+
+
+def _enough(stock: Stock, plan: Plan, held: Held, images: int) -> MaterialStore | None:
+    """Return the delivery that wastes least of those with enough batches at both sides."""
+    there = {name: set(numbers) for name, _, numbers in held.deliveries}
+    fitting = []
+    for store in stock.deliveries(plan.digest):
+        size = store.delivery.images
+        common = there.get(store.delivery.name, set()) & set(store.numbers())
+        needed = -(-images // size)
+        if len(common) >= needed + SACRIFICED:
+            fitting.append(((needed + SACRIFICED) * size, store.delivery.name, store))
+    return min(fitting, key=lambda entry: entry[:2])[2] if fitting else None

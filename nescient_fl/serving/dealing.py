@@ -1,0 +1,171 @@
+"""The dealer of encrypted inference, and how an owner and a clinic get what it deals.
+
+It works ahead: an owner asks for batches for a clinic and gets its own halves at once; the clinic's, a few hundred
+bytes each, wait in a folder until the clinic fetches them, and are deleted then. The dealer sees plans, names and
+numbers of batches, and nothing of weights, images or scores.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from nescient_fl.mpc.channel import BYE, DATA, LARGEST_PAYLOAD, Channel, Deadline
+from nescient_fl.mpc.errors import MaterialError
+from nescient_fl.mpc.inference.material import Material, deal_batch, new_delivery
+from nescient_fl.mpc.inference.plan import Plan
+from nescient_fl.mpc.keys import MemberKeys
+from nescient_fl.mpc.randomness import SEED_BYTES, fresh_stream
+from nescient_fl.mpc.roster import CLINIC, OWNER, Roster
+from nescient_fl.mpc.session import greeted, hello
+from nescient_fl.serving.desk import STEP_SECONDS, unexpected
+from nescient_fl.serving.memory import peak_memory
+from nescient_fl.serving.messages import (
+    PURPOSE,
+    AskDeal,
+    AskParcel,
+    Dealt,
+    Go,
+    Message,
+    Parcel,
+    hear,
+    tell,
+)
+from nescient_fl.serving.stock import Stock
+from nescient_fl.study.run_folder import append_line
+
+_LARGEST_HALF = 4096
+"""Bytes of a clinic's half of a batch: a seed and a header."""
+
+
+class DealerDesk:
+    """What the dealer answers. ``folder`` keeps the clinics' halves and a line for every delivery."""
+
+    def __init__(self, roster: Roster, folder: Path) -> None:
+        self._roster, self._folder = roster, folder
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    @property
+    def log(self) -> Path:
+        """A line of JSON for every delivery."""
+        return self._folder / "deliveries.jsonl"
+
+    def answer(self, channel: Channel, message: Message) -> None:
+        """Answer one message. Raises PlanError or MaterialError for what cannot be dealt."""
+        roles = {member.name: member.role for member in self._roster.members}
+        if isinstance(message, AskDeal) and roles.get(channel.peer) == OWNER:
+            self._deal(channel, message)
+        elif isinstance(message, AskParcel) and roles.get(channel.peer) == CLINIC:
+            self._hand_over(channel, message)
+        else:
+            raise unexpected(channel, message)
+
+    def _deal(self, channel: Channel, asked: AskDeal) -> None:
+        if asked.clinic not in [clinic.name for clinic in self._roster.clinics]:
+            raise MaterialError(f"the roster has no clinic {asked.clinic!r}")
+        plan = Plan.from_json(asked.plan)
+        stream, started, before = fresh_stream(), time.monotonic(), channel.bytes_sent
+        delivery, mask_seed = new_delivery(plan, asked.images, stream)
+        dealt = Dealt(delivery.name, plan.digest, asked.images, asked.batches, 0)
+        tell(channel, dealt, Deadline(STEP_SECONDS))
+        channel.send(DATA, mask_seed, Deadline(STEP_SECONDS))
+        waiting = self._waiting(channel.peer, asked.clinic)
+        for number in range(asked.batches):
+            for_owner, for_clinic = deal_batch(plan, delivery, mask_seed, number, stream)
+            _write(waiting / f"{delivery.name}-{number:06d}.bin", for_clinic.to_bytes())
+            channel.send(DATA, for_owner.to_bytes(), Deadline(STEP_SECONDS))
+        append_line(
+            self.log,
+            {
+                "owner": channel.peer,
+                "clinic": asked.clinic,
+                "batches": asked.batches,
+                "images": asked.images,
+                "seconds": round(time.monotonic() - started, 3),
+                "bytes_sent": channel.bytes_sent - before,
+                "peak_memory": peak_memory(),
+            },
+        )
+
+    def _hand_over(self, channel: Channel, asked: AskParcel) -> None:
+        if asked.owner not in [owner.name for owner in self._roster.owners]:
+            raise MaterialError(f"the roster has no owner {asked.owner!r}")
+        files = sorted(self._waiting(asked.owner, channel.peer).glob("*.bin"))
+        tell(channel, Parcel(len(files)), Deadline(STEP_SECONDS))
+        for path in files:
+            channel.send(DATA, path.read_bytes(), Deadline(STEP_SECONDS))
+        hear(channel, Go, Deadline(STEP_SECONDS))
+        for path in files:
+            path.unlink(missing_ok=True)
+
+    def _waiting(self, owner: str, clinic: str) -> Path:
+        folder = self._folder / owner / clinic
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return folder
+
+
+def order(
+    keys: MemberKeys,
+    roster: Roster,
+    clinic: str,
+    plan: Plan,
+    images: int,
+    batches: int,
+    stock: Stock,
+    progress: Callable[[int], None] | None = None,
+) -> Dealt:
+    """Have the dealer deal for a clinic and this owner, and put this owner's halves into its stock.
+
+    Raises SessionAborted when the dealer is lost; the batches that came until then can be used.
+    """
+    channel = _connected(keys, roster)
+    try:
+        asked = AskDeal(clinic, plan.to_json(), images, batches)
+        tell(channel, asked, Deadline(STEP_SECONDS))
+        dealt = hear(channel, Dealt, Deadline(STEP_SECONDS))
+        mask_seed = channel.receive(DATA, Deadline(STEP_SECONDS), SEED_BYTES)
+        if (dealt.plan, dealt.images, dealt.batches) != (plan.digest, images, batches):
+            raise MaterialError("the dealer deals something else than was asked for")
+        store = None
+        for number in range(batches):
+            material = Material.from_bytes(channel.receive(DATA, Deadline(STEP_SECONDS), LARGEST_PAYLOAD))
+            if material.delivery.name != dealt.delivery or material.number != number:
+                raise MaterialError("the dealer sent another batch than the next one")
+            if store is None:
+                store = stock.begin(material.delivery)
+                store.add_mask_seed(mask_seed)
+            store.add(material)
+            if progress is not None:
+                progress(number + 1)
+        channel.send(BYE, b"", Deadline(STEP_SECONDS))
+        return Dealt(dealt.delivery, dealt.plan, images, batches, channel.bytes_received)
+    finally:
+        channel.close()
+
+
+def fetch(keys: MemberKeys, roster: Roster, owner: str, stock: Stock) -> int:
+    """Fetch what the dealer holds for this clinic and an owner, into the clinic's stock. Returns the bytes.
+
+    Raises SessionAborted when the dealer is lost; it still has then what was not acknowledged.
+    """
+    channel = _connected(keys, roster)
+    try:
+        tell(channel, AskParcel(owner), Deadline(STEP_SECONDS))
+        parcel = hear(channel, Parcel, Deadline(STEP_SECONDS))
+        for _ in range(parcel.batches):
+            stock.add(Material.from_bytes(channel.receive(DATA, Deadline(STEP_SECONDS), _LARGEST_HALF)))
+        tell(channel, Go(), Deadline(STEP_SECONDS))
+        channel.send(BYE, b"", Deadline(STEP_SECONDS))
+        return channel.bytes_received
+    finally:
+        channel.close()
+
+
+def _connected(keys: MemberKeys, roster: Roster) -> Channel:
+    return greeted(keys, roster.dealer, hello(PURPOSE, roster), Deadline(STEP_SECONDS))
+
+
+def _write(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)

@@ -1,0 +1,252 @@
+"""All three roles of encrypted inference as processes of this machine, with keys of their own, over mutual TLS.
+
+``score_locally`` starts ``nescient deal`` and ``nescient serve-model`` as anybody would, and the clinic as a third
+process (this module run as a program), which alone opens the radiographs and writes what it learned.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nescient_fl.errors import UserError
+from nescient_fl.mpc.errors import MpcError
+from nescient_fl.mpc.keys import load_keys, new_keys, public_part
+from nescient_fl.mpc.roster import Roster, read_signed, sign_roster, write_signed
+from nescient_fl.radiographs.cache import PixelCache, open_cache
+from nescient_fl.serving.clinic import Inputs, score
+from nescient_fl.serving.memory import peak_memory
+from nescient_fl.serving.messages import Card
+from nescient_fl.serving.settings import state_folder
+from nescient_fl.serving.standing import READY
+from nescient_fl.study.run_folder import read_json, read_lines, write_json
+
+OWNER, CLINIC, DEALER = "owner", "clinic", "dealer"
+_START_SECONDS = 120.0
+_END_SECONDS = 30.0
+_POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class LocalScores:
+    """What a clinic learned, and what all three processes took.
+
+    Attributes:
+        logits: float64 [n], in the order of the rows.
+        layers: by layer what the clinic counted: rounds, bytes_sent, bytes_received, seconds, waiting.
+        batches, seconds: of the sessions, set-up included.
+        offline_seconds, offline_bytes: of making material.
+        owner_bytes: what the owner sent to the clinic in the protocol.
+        peak_memory: bytes, by role.
+    """
+
+    logits: NDArray[np.float64]
+    layers: dict[str, dict[str, float]]
+    batches: int
+    seconds: float
+    offline_seconds: float
+    offline_bytes: int
+    owner_bytes: int
+    peak_memory: dict[str, int]
+
+
+def score_locally(
+    model: Path,
+    cache: PixelCache,
+    rows: NDArray[np.int64],
+    batch: int = 8,
+    calibration: Path | None = None,
+    say: Callable[[str], None] | None = None,
+) -> LocalScores:
+    """Score rows of a pixel cache under encryption with the model of a run's folder or a file.
+
+    Raises UserError with what a role said when one fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="nescient-") as folder:
+        place = _Place(Path(folder))
+        place.make_keys()
+        extra = [] if calibration is None else ["--calibration", str(calibration)]
+        serving = ("nescient_fl.serve_model", str(model), "--limit", str(len(rows)), *extra)
+        np.save(place.rows, rows)
+        job = {"cache": str(cache.directory), "batch": batch}
+        write_json(place.job, job)
+        with place.role(DEALER, "nescient_fl.deal"), place.role(OWNER, *serving):
+            clinic = place.start(CLINIC, "nescient_fl.serving.local", str(place.folder))
+            try:
+                _follow(clinic, place.log(CLINIC), say or (lambda _: None))
+            finally:
+                clinic.kill()
+                clinic.wait()
+        if clinic.returncode:
+            raise UserError(place.last_words(CLINIC))
+        return place.found()
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The folder of one local session: everybody's keys, what they say, and what comes out."""
+
+    folder: Path
+
+    @property
+    def rows(self) -> Path:
+        return self.folder / "rows.npy"
+
+    @property
+    def job(self) -> Path:
+        return self.folder / "job.json"
+
+    @property
+    def logits(self) -> Path:
+        return self.folder / "logits.npy"
+
+    @property
+    def result(self) -> Path:
+        return self.folder / "result.json"
+
+    def log(self, role: str) -> Path:
+        return self.folder / f"{role}.log"
+
+    def make_keys(self) -> None:
+        """Make keys for the three, an authority, and the roster of them."""
+        addresses = {OWNER: self.folder / "o.socket", DEALER: self.folder / "d.socket", CLINIC: None}
+        members = [
+            public_part(new_keys(self.folder / role, role, role), None if where is None else f"unix:{where}")
+            for role, where in addresses.items()
+        ]
+        authority = new_keys(self.folder / "authority", "authority", "authority")
+        write_signed(sign_roster(Roster("local", 1, tuple(members), 3), authority), self.folder / "roster.json")
+        (self.folder / "authority.txt").write_text(public_part(authority).signing_key)
+
+    def start(self, role: str, module: str, *arguments: str) -> "subprocess.Popen[bytes]":
+        """Start a role."""
+        with self.log(role).open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                start_new_session=True,
+            )
+
+    @contextmanager
+    def role(self, role: str, module: str, *arguments: str) -> Iterator[None]:
+        """Have a standing role ready, and end it."""
+        authority = (self.folder / "authority.txt").read_text()
+        who = ("--keys", str(self.folder / role), "--roster", str(self.folder / "roster.json"))
+        process = self.start(role, module, *arguments, *who, "--authority", authority)
+        try:
+            end = time.monotonic() + _START_SECONDS
+            while not any(line.startswith(READY) for line in self.log(role).read_text().splitlines()):
+                if process.poll() is not None or time.monotonic() > end:
+                    raise UserError(self.last_words(role))
+                time.sleep(_POLL_SECONDS)
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(_END_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def last_words(self, role: str) -> str:
+        """Return the last line that a role said."""
+        lines = self.log(role).read_text(errors="replace").splitlines()
+        return f"{role}: {lines[-1].removeprefix('error: ') if lines else 'ended without a word'}"
+
+    def found(self) -> LocalScores:
+        """Gather what came out."""
+        result = read_json(self.result)
+        sessions = read_lines(state_folder(load_keys(self.folder / OWNER)) / "sessions.jsonl")
+        deliveries = read_lines(state_folder(load_keys(self.folder / DEALER)) / "deliveries.jsonl")
+        return LocalScores(
+            logits=np.load(self.logits, allow_pickle=False),
+            layers=result["layers"],
+            batches=result["batches"],
+            seconds=result["seconds"],
+            offline_seconds=result["offline_seconds"],
+            offline_bytes=result["offline_bytes"],
+            owner_bytes=sum(line["bytes_sent"] for line in sessions),
+            peak_memory={
+                CLINIC: result["peak_memory"],
+                OWNER: max(line["peak_memory"] for line in sessions),
+                DEALER: max(line["peak_memory"] for line in deliveries),
+            },
+        )
+
+
+def _follow(process: "subprocess.Popen[bytes]", log: Path, say: Callable[[str], None]) -> None:
+    told = 0
+    while process.poll() is None:
+        lines = log.read_text(errors="replace").splitlines()
+        for line in lines[told:]:
+            say(line)
+        told = len(lines)
+        time.sleep(_POLL_SECONDS)
+
+
+def cached_inputs(cache: PixelCache, rows: NDArray[np.int64], standardise: bool) -> Inputs:
+    """Return rows of a cache as the network's inputs."""
+
+    def make(numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+        chosen = rows[numbers]
+        made: NDArray[np.float32] = cache.pixels[chosen].astype(np.float32)[:, None]
+        if not standardise:
+            return made * np.float32(1 / 255)
+        made -= cache.mean[chosen, None, None, None]
+        made *= (1 / cache.std[chosen, None, None, None]).astype(np.float32)
+        return made
+
+    return Inputs(make, np.arange(len(rows)))
+
+
+def _clinic(folder: Path) -> None:
+    """Be the clinic of a local session."""
+    place = _Place(folder)
+    job: Mapping[str, Any] = read_json(place.job)
+    cache, rows = open_cache(Path(job["cache"])), np.load(place.rows, allow_pickle=False)
+    keys = load_keys(folder / CLINIC)
+    roster = read_signed(folder / "roster.json", (folder / "authority.txt").read_text())
+
+    def inputs(card: Card) -> Inputs:
+        return cached_inputs(cache, rows, card.standardise)
+
+    scored = score(keys, roster, OWNER, inputs, state_folder(keys), job["batch"], lambda line: print(line, flush=True))
+    layers: dict[str, dict[str, float]] = {}
+    for session in scored.sessions:
+        for name, count in session.counts.items():
+            sums = layers.setdefault(name, dict.fromkeys(asdict(count), 0))
+            for key, value in asdict(count).items():
+                sums[key] += value
+    np.save(place.logits, scored.logits)
+    write_json(
+        place.result,
+        {
+            "layers": layers,
+            "batches": sum(session.batches for session in scored.sessions),
+            "seconds": scored.seconds,
+            "offline_seconds": scored.offline.seconds,
+            "offline_bytes": scored.offline.bytes_sent,
+            "peak_memory": peak_memory(),
+        },
+    )
+
+
+if __name__ == "__main__":
+    try:
+        _clinic(Path(sys.argv[1]))
+    except (MpcError, UserError) as error:
+        print(json.dumps(str(error))[1:-1], flush=True)
+        raise SystemExit(2) from None
