@@ -13,6 +13,9 @@ ALARM = 1e-5
 
 CONFIDENCE = 0.999
 
+SEALING, NOISE = "sealing", "noise"
+"""What an attack is meant to fail against: sealed shares and the parties' rules, or differential privacy."""
+
 Progress = Callable[[str], None]
 """Told in a phrase what an attack is at."""
 
@@ -50,6 +53,8 @@ class Finding:
         saw: what it was given, a sentence.
         plain: the attack on plain FedAvg; None where there is nothing to compare with.
         secure: the same on sealed updates.
+        protection: ``SEALING``, or ``NOISE`` for what the opened sum itself tells: ``plain`` is then the sum
+            without noise and ``secure`` the sum with it.
         pictures: rows of pictures; each row is the truth first, then what was rebuilt.
     """
 
@@ -58,6 +63,7 @@ class Finding:
     saw: str
     plain: Trial | None
     secure: Trial
+    protection: str = SEALING
     pictures: Sequence[Sequence[Picture]] = ()
 
     @property

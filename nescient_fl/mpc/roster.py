@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -198,9 +199,9 @@ class Roster:
     def dealer(self) -> Member:
         return next(member for member in self.members if member.role == DEALER)
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """SHA-256, in hex, of the canonical bytes."""
+        """SHA-256, in hex, of the canonical bytes; computed once, since every report is compared with it."""
         return sha256(self.to_bytes()).hexdigest()
 
     def to_bytes(self) -> bytes:
