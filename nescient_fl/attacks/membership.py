@@ -53,7 +53,7 @@ def attack_membership(
     return Finding(
         key="membership",
         title="Tell whether a site took part",
-        saw="The opened sum of five sites and the victim's update; with noise also all others' and a party's own noise.",
+        saw="The opened sum of five sites and the victim's update; with noise, also all others' and a party's noise.",
         plain=Trial(
             better_than_chance(open_hits, games, 0.5),
             f"right in {open_hits} of {games} without noise",

@@ -126,7 +126,8 @@ def secret_words(answers: Sequence[Answer], terms: Terms) -> NDArray[np.uint64]:
         found += [figures, figures * weight]
     words = [np.frombuffer(order.tobytes(), "<u8") for array in found for order in (array, array.byteswap())]
     joined: NDArray[np.uint64] = np.unique(np.concatenate(words)).astype(np.uint64)
-    return joined[joined != 0]
+    secrets: NDArray[np.uint64] = joined[joined != 0]
+    return secrets
 
 
 def secret_texts(answers: Sequence[Answer]) -> list[bytes]:
