@@ -122,7 +122,8 @@ def secret_words(answers: Sequence[Answer], terms: Terms) -> NDArray[np.uint64]:
             narrow = values.astype(np.float32)
             found.append(np.stack([narrow[:-1], narrow[1:]], axis=1)[singles[:-1] != 0])
         figures = np.array([report.loss, report.accuracy, answer.counts.loss_sum])
-        found += [metric_words(answer.counts, report.loss * weight, report.accuracy * weight), np.array([weight])]
+        sums = (report.loss * weight, report.accuracy * weight)
+        found += [metric_words(answer.counts, *sums, terms.weight_max), np.array([weight])]
         found += [figures, figures * weight]
     words = [np.frombuffer(order.tobytes(), "<u8") for array in found for order in (array, array.byteswap())]
     joined: NDArray[np.uint64] = np.unique(np.concatenate(words)).astype(np.uint64)
