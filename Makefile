@@ -19,7 +19,8 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(BIN)/python scripts/bench_training.py $(ARGS)
+	status=0; $(BIN)/python scripts/bench_training.py $(ARGS) || status=$$?; \
+	$(BIN)/python scripts/bench_secure.py || status=$$?; exit $$status
 
 # A half-finished installation has no mark, so it is begun anew.
 $(READY): pyproject.toml

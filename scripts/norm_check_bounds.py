@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from nescient_fl.mpc.norm_check import LARGEST_BOUND, ROOM, SKETCHES, SLACK, NormBound
+from nescient_fl.mpc.norm_check import BUCKETS, LARGEST_BOUND, PROJECTIONS, ROOM, SLACK, NormBound
 
 Values = NDArray[np.float64]
 
@@ -22,11 +22,10 @@ def honest_projection() -> float:
     For given buckets and coefficients a projection is a sum of v_i times independent signs, of which some are left
     out: Hoeffding's inequality bounds P(|p| >= 9 B) by 2 exp(-81 / 2).
     """
-    rows = sum(rows for _, rows in SKETCHES)
-    return math.log2(2 * rows) - ROOM**2 / 2 / math.log(2)
+    return math.log2(2 * sum(PROJECTIONS)) - ROOM**2 / 2 / math.log(2)
 
 
-def honest_norm(slack: float = SLACK, buckets: int = SKETCHES[0][0]) -> float:
+def honest_norm(slack: float = SLACK, buckets: int = BUCKETS) -> float:
     """Return log2 of the probability that the sketch of a report within B has a squared norm above slack B^2.
 
     Let |v| = 1, Z = |s|^2 - 1, and V_b the sum of the x_i in bucket b. The mean over the signs of
@@ -89,7 +88,7 @@ def shrunk(share: Values | float, buckets: int) -> Values:
 def wrapped_norm() -> float:
     """Return log2 of the probability that a first sketch whose squared norm reaches 2^62 passes its projections."""
     limit = 2.0 ** (NormBound(LARGEST_BOUND, 0, 1).projection_bits - 1)
-    return float(np.log2(projections_pass(limit, np.array([2.0**62]), SKETCHES[0][1])[0]))
+    return float(np.log2(projections_pass(limit, np.array([2.0**62]), PROJECTIONS[0])[0]))
 
 
 def large_coordinate() -> float:
@@ -98,7 +97,7 @@ def large_coordinate() -> float:
     Whatever the others hold, it leaves all buckets below 2 A in one bucket of m at most. A sketch with a bucket of
     2 A or more passes each of its projections with probability 1/2 at most.
     """
-    return sum(math.log2(1 / buckets + 2.0**-rows) for buckets, rows in SKETCHES)
+    return sum(math.log2(1 / BUCKETS + 2.0**-rows) for rows in PROJECTIONS)
 
 
 def long_report(times: float, room: float = 2.0 * ROOM) -> float:
@@ -107,17 +106,18 @@ def long_report(times: float, room: float = 2.0 * ROOM) -> float:
     ``room`` is A / B, at most twice ROOM. The first sketch must come out within SLACK; each of the others within its
     projections, whatever it comes out as: the sum over what it may be is taken by parts.
     """
-    total = math.log2(shrunk(SLACK / times**2, SKETCHES[0][0]))
+    total = math.log2(shrunk(SLACK / times**2, BUCKETS))
     shares = np.linspace(1e-4, 1, 20001)
-    for buckets, rows in SKETCHES[1:]:
+    for rows in PROJECTIONS[1:]:
         passed = projections_pass(room, shares * times**2, rows)
-        total += math.log2(passed[-1] + float(np.sum(shrunk(shares[1:], buckets) * -np.diff(passed))))
+        total += math.log2(passed[-1] + float(np.sum(shrunk(shares[1:], BUCKETS) * -np.diff(passed))))
     return total
 
 
 def main() -> None:
     """Print all bounds."""
-    print(f"sketches {SKETCHES}, A from {ROOM} to {2 * ROOM} B, slack {SLACK} of the squared norm")
+    print(f"sketches of {BUCKETS} buckets with {PROJECTIONS} projections")
+    print(f"A from {ROOM} to {2 * ROOM} B, slack {SLACK} of the squared norm")
     print(f"honest report refused: projections 2^{honest_projection():.1f}, norm 2^{honest_norm():.1f}")
     print(f"a coordinate of 4 A passes: 2^{large_coordinate():.1f}")
     print(f"a norm that wraps around passes: 2^{wrapped_norm():.1f}")

@@ -7,7 +7,7 @@ to every envelope through ``info``. The signature is Ed25519 (RFC 8032).
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -70,7 +70,7 @@ class ReportHeader:
 
     def to_bytes(self) -> bytes:
         """Return the canonical form: JSON, keys sorted, no spaces."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()
+        return json.dumps(vars(self), sort_keys=True, separators=(",", ":")).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "ReportHeader":

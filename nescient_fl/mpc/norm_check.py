@@ -7,7 +7,7 @@ Norm-Bound Verification for Secret-Shared Vectors", 2023), carried over from a p
 Count Sketches (Charikar, Chen and Farach-Colton, ICALP 2002).
 
   1. The parties toss public coins, after all reports are fixed.
-  2. Each report is sketched: every coordinate joins, with a random sign, a random bucket of each of five sketches.
+  2. Each report is sketched: every coordinate joins, with a random sign, a random bucket of each of four sketches.
   3. Random sums of buckets, with coefficients -1, 0, 0 and 1, must lie within [-A, A). A report of 64 times the
      bound or more, and one whose norm could not be computed without wrap-around, fails this except with
      probability below 2^-40.
@@ -19,10 +19,12 @@ Count Sketches (Charikar, Chen and Farach-Colton, ICALP 2002).
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
 
 from nescient_fl.mpc.bit_slices import unpack
 from nescient_fl.mpc.comparison import ANDS_PER_WORD, all_of, in_range, open_bits
@@ -35,8 +37,9 @@ from crypten.mpc.primitives import ArithmeticSharedTensor  # isort: skip
 
 _Words = NDArray[np.int64]
 
-SKETCHES = ((4096, 112), (1024, 24), (1024, 24), (1024, 24), (1024, 24))
-"""Buckets and projections of each sketch; the first is the one whose norm is compared."""
+BUCKETS = 4096
+PROJECTIONS = (112, 32, 32, 32)
+"""Of each sketch; the first is the one whose norm is compared."""
 ROOM = 9
 """A is at least so many times the bound: no projection of an honest report reaches it (Hoeffding: 2^-58 each)."""
 LARGEST_BOUND = 2**29 // ROOM
@@ -45,8 +48,9 @@ SLACK = 4.5
 """Of the squared norm: neither a sketch's own spread nor a few large coordinates that meet in one bucket refuse an
 honest report. What may pass is 2.1 times as long as the bound."""
 
-_CHECKS = sum(rows for _, rows in SKETCHES) + 2
+_CHECKS = sum(PROJECTIONS) + 2
 _LIMB = 22
+_SIDE_BY_SIDE = 4
 
 
 @dataclass(frozen=True)
@@ -84,30 +88,30 @@ def material_for(reports: int) -> MaterialRequest:
     """Return what the dealer must provide to check so many reports."""
     groups = -(-reports // 64)
     return MaterialRequest(
-        squares=(reports, SKETCHES[0][0]),
+        squares=(reports, BUCKETS),
         comparisons=_CHECKS * groups * 64,
         ands=groups * (_CHECKS * ANDS_PER_WORD + _CHECKS - 1),
     )
 
 
-def check_norms(session: Exchange, shares: _Words, bound: NormBound, material: Material) -> NDArray[np.bool_]:
-    """Check shared reports int64 [n, L]; call it alike at every party, inside ``crypten_party``.
+def check_norms(session: Exchange, shares: Sequence[_Words], bound: NormBound, material: Material) -> NDArray[np.bool_]:
+    """Check shared reports, n of int64 [L]; call it alike at every party, inside ``crypten_party``.
 
     Returns bool [n], the same everywhere. The material must be that of ``material_for(n)``.
     """
-    count, length = shares.shape
+    count, length = len(shares), len(shares[0])
     coins = SecretStream(toss_coins(session))
-    sketches = [sketch(shares, *draw_sketch(coins, length, buckets), buckets) for buckets, _ in SKETCHES]
+    sketches = sketch(shares, [draw_sketch(coins, length, BUCKETS) for _ in PROJECTIONS], BUCKETS)
     projections = [
-        project(vector, draw_projections(coins, vector.shape[1], rows))
-        for vector, (_, rows) in zip(sketches, SKETCHES, strict=True)
+        project(vectors, draw_projections(coins, BUCKETS, rows))
+        for vectors, rows in zip(sketches, PROJECTIONS, strict=True)
     ]
     squared = _squared_norm(session.rank, sketches[0], material)
     first = np.int64(1) if session.rank == 0 else np.int64(0)
     half = np.int64(1) << np.int64(bound.projection_bits - 1)
     values = [
         *((rows + first * half).T for rows in projections),
-        (shares[:, bound.weight_index] - first)[None],
+        np.array([[share[bound.weight_index] - first for share in shares]]),
         (first * np.int64(bound.limit) - squared)[None],
     ]
     bits = [bound.projection_bits] * (_CHECKS - 2) + [bound.weight_max.bit_length() - 1, 62]
@@ -132,17 +136,25 @@ def draw_sketch(coins: SecretStream, length: int, buckets: int) -> tuple[_Words,
     return words & np.int64(buckets - 1), np.where(words < 0, np.int64(-1), np.int64(1))
 
 
-def sketch(vectors: _Words, buckets: _Words, signs: _Words, size: int) -> _Words:
-    """Sketch vectors int64 [n, L] into ``size`` buckets: int64 [n, size]; sums wrap."""
-    order = np.argsort(buckets, kind="stable")
-    counts = np.bincount(buckets, minlength=size)
-    filled = np.flatnonzero(counts)
-    starts = (np.cumsum(counts) - counts)[filled]
-    signs = signs[order]
-    sketched = np.zeros((len(vectors), size), np.int64)
-    for row, vector in zip(sketched, vectors, strict=True):
-        row[filled] = np.add.reduceat(vector[order] * signs, starts)
+def sketch(vectors: Sequence[_Words], drawn: Sequence[tuple[_Words, _Words]], size: int) -> list[_Words]:
+    """Sketch n vectors int64 [L] into ``size`` buckets, once for each drawn: int64 [n, size] each; sums wrap.
+
+    A sketch is a sparse matrix of one entry a column. It is applied to a few vectors side by side, so that whoever
+    goes to a coordinate's bucket takes several values along. Words are without a sign: their sums wrap by definition.
+    """
+    matrices = [_matrix(buckets, signs, size) for buckets, signs in drawn]
+    sketched = [np.empty((len(vectors), size), np.int64) for _ in drawn]
+    for start in range(0, len(vectors), _SIDE_BY_SIDE):
+        block = np.stack(vectors[start : start + _SIDE_BY_SIDE], axis=1).view(np.uint64)
+        for matrix, rows in zip(matrices, sketched, strict=True):
+            rows[start : start + _SIDE_BY_SIDE] = (matrix @ block).view(np.int64).T
     return sketched
+
+
+def _matrix(buckets: _Words, signs: _Words, size: int) -> Any:
+    columns = np.arange(len(buckets) + 1, dtype=np.int32)
+    entries = (signs.view(np.uint64), buckets.astype(np.int32), columns)
+    return sparse.csc_array(entries, shape=(size, len(buckets)))
 
 
 def draw_projections(coins: SecretStream, length: int, rows: int) -> NDArray[np.float64]:

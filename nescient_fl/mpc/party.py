@@ -301,7 +301,7 @@ def _sum(
 ) -> StoredSum:
     terms = request.terms
     names = list(chosen)
-    shares = np.stack([chosen[name].share for name in names])
+    shares = [chosen[name].share for name in names]
     needed = material_for(len(names))
     material = Material.from_blob(needed, session.rank, session.parties, session.material(needed))
     bound = NormBound(terms.bound, terms.update_words, terms.weight_max)
@@ -310,8 +310,10 @@ def _sum(
     kept = [name for name, good in zip(names, within, strict=True) if good]
     excluded = [name for name in names if name not in kept]
     _check_quorum(kept, minimum, {**refused, **dict.fromkeys(excluded, BEYOND_BOUND)})
-    share = shares[within].sum(axis=0, dtype=np.int64)
-    share += _noise(terms)
+    share = _noise(terms)
+    for site, good in zip(shares, within, strict=True):
+        if good:
+            share += site
     reports = _set_digest(chosen[name].digest for name in names)
     return StoredSum(request.model, request.binding, request.session, reports, tuple(kept), tuple(excluded), share)
 

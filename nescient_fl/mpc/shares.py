@@ -5,6 +5,7 @@ party receives 32 bytes instead of the vector's length (Boyle, Gilboa and Ishai 
 Prio3, RFC draft-irtf-cfrg-vdaf, does the same).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,10 +32,13 @@ def encode(values: NDArray[np.float64], fraction_bits: int) -> NDArray[np.int64]
     Raises EncodingError for a value that is not finite or reaches 2^62 when scaled.
     """
     with np.errstate(over="ignore"):  # what overflows is infinite, and refused
-        scaled = np.rint(np.asarray(values, np.float64) * 2.0**fraction_bits)
-    if not np.isfinite(scaled).all():
+        scaled = np.multiply(values, 2.0**fraction_bits, dtype=np.float64)
+    np.rint(scaled, out=scaled)
+    # NaN is neither above nor below anything, and the extremes of an array that holds it.
+    largest = max(float(scaled.max()), -float(scaled.min())) if scaled.size else 0.0
+    if not math.isfinite(largest):
         raise EncodingError("a value is not finite")
-    if scaled.size and float(np.abs(scaled).max()) >= _LARGEST:
+    if largest >= _LARGEST:
         raise EncodingError("a value is too large for the fixed-point encoding")
     return scaled.astype(np.int64)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ class SumRequest:
     terms: Terms
     session: str
 
-    @property
+    @cached_property
     def binding(self) -> str:
         return binding(self.model, self.order, self.terms)
 

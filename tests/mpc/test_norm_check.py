@@ -138,8 +138,10 @@ def test_a_sketch_is_linear_and_keeps_every_coordinate() -> None:
     by_hand = np.zeros((2, 64), np.int64)
     for place in range(500):
         by_hand[:, buckets[place]] += signs[place] * vectors[:, place]
-    np.testing.assert_array_equal(sketch(vectors, buckets, signs, 64), by_hand)
-    np.testing.assert_array_equal(sketch(vectors[:1] + vectors[1:], buckets, signs, 64), by_hand[:1] + by_hand[1:])
+    other = draw_sketch(coins, 500, 64)
+    np.testing.assert_array_equal(sketch(vectors, [other, (buckets, signs)], 64)[1], by_hand)
+    summed = sketch([vectors[0] + vectors[1]], [(buckets, signs)], 64)[0]
+    np.testing.assert_array_equal(summed, by_hand[:1] + by_hand[1:])
 
 
 def test_at_most_one_place_hides_a_coordinate_that_is_too_large() -> None:

@@ -11,8 +11,9 @@ from nescient_fl.mpc import norm_check
 from nescient_fl.mpc.crypten_bridge import crypten_party
 from nescient_fl.mpc.material import Material, deal
 from nescient_fl.mpc.norm_check import (
+    BUCKETS,
     LARGEST_BOUND,
-    SKETCHES,
+    PROJECTIONS,
     NormBound,
     check_norms,
     draw_projections,
@@ -39,9 +40,9 @@ def passes(report: Words, seed: bytes, bound: NormBound = BOUND) -> bool:
     """The check in clear: the same coins, ordinary integers where the parties compare shares."""
     coins = SecretStream(seed)
     limit = 1 << (bound.projection_bits - 1)
-    sketches = [sketch(report[None], *draw_sketch(coins, len(report), buckets), buckets) for buckets, _ in SKETCHES]
-    for vector, (_, rows) in zip(sketches, SKETCHES, strict=True):
-        projected = project(vector, draw_projections(coins, vector.shape[1], rows))
+    sketches = sketch([report], [draw_sketch(coins, len(report), BUCKETS) for _ in PROJECTIONS], BUCKETS)
+    for vector, rows in zip(sketches, PROJECTIONS, strict=True):
+        projected = project(vector, draw_projections(coins, BUCKETS, rows))
         if not all(-limit <= int(value) < limit for value in projected[0]):
             return False
     squared = sum(int(value) ** 2 for value in sketches[0][0])
@@ -109,9 +110,8 @@ def test_the_tails_cover_what_sketches_do() -> None:
     # Few buckets, so that tails are seen.
     coins, draws = fresh_stream(), 3000
     report = of_norm(SHAPES["two"], 1e6)[None]
-    squared = np.array(
-        [float(np.square(sketch(report, *draw_sketch(coins, LENGTH, 8), 8)).sum()) for _ in range(draws)]
-    )
+    drawn = [draw_sketch(coins, LENGTH, 8) for _ in range(draws)]
+    squared = np.array([float(np.square(found).sum()) for found in sketch(report, drawn, 8)])
     ratio = squared / float(np.square(report).sum())
     assert (ratio <= 0.5).mean() <= bounds.shrunk(0.5, 8)
     assert (ratio <= 0.5).mean() == pytest.approx(1 / 16, abs=5 * (1 / 16 / draws) ** 0.5)
