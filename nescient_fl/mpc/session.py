@@ -19,7 +19,7 @@ SESSION_ID_BYTES = 32
 STEP_SECONDS, SESSION_SECONDS = 10.0, 20.0
 """How long one step, and a whole session, may take: with the relay's own part, an abort is known within 30 s."""
 REQUEST_SHARE, _DEALER_SHARE = 0.5, 0.8
-"""Of a step: what the dealer waits for the last request after the first, and a party for the dealer's answer."""
+"""Of a step: what the dealer waits for the last request after the first, and a party for the dealer's answers."""
 _LARGEST_HELLO = 1024
 _BUFFERED = 1 << 15
 """Payloads up to this size fit the system's buffers, so that all parties may send before any receives."""
@@ -63,24 +63,23 @@ class Session:
         self._deadline = Deadline(*self._limits)
         own = self._roster.parties[self.rank]
         listener = None
+        dealerless: SessionAborted | None = None
         try:
             if self.rank < self.parties - 1:
                 assert own.address is not None
                 listener = Listener(own.address)
-            # Everybody meets the dealer first, so that it knows who is missing, whoever they wait for afterwards.
-            self._dealer = greeted(self._keys, self._roster.dealer, self._hello(), self._deadline.step())
-            for rank in range(self.rank):
-                self._channels[rank] = greeted(
-                    self._keys, self._roster.parties[rank], self._hello(), self._deadline.step()
-                )
-            awaited = {self._roster.parties[rank].name: rank for rank in range(self.rank + 1, self.parties)}
-            arrival = self._deadline.step()
-            while awaited:
-                expected = [self._roster.parties[rank] for rank in awaited.values()]
-                assert listener is not None
-                channel = listener.accept(self._keys, expected, arrival)
-                if channel is not None and answer_hello(channel, self._hello(), arrival):
-                    self._channels[awaited.pop(channel.peer)] = channel
+            # Everybody meets the dealer first, so that it knows who is missing, whoever they wait for afterwards;
+            # and meets the others even without it, so that they hear who was lost.
+            try:
+                self._dealer = self._greeted(self._roster.dealer, _DEALER_SHARE)
+            except SessionAborted as error:
+                dealerless = error
+            try:
+                self._meet(listener)
+            except SessionAborted as error:
+                raise dealerless or error from None
+            if dealerless is not None:
+                raise dealerless
         except BaseException as error:
             self.abort(*told(error))
             raise
@@ -88,6 +87,19 @@ class Session:
             if listener is not None:
                 listener.close()
         return self
+
+    def _meet(self, listener: Listener | None) -> None:
+        """Connect to the parties of lower rank, and wait for those of higher rank."""
+        for rank in range(self.rank):
+            self._channels[rank] = self._greeted(self._roster.parties[rank])
+        awaited = {self._roster.parties[rank].name: rank for rank in range(self.rank + 1, self.parties)}
+        arrival = self._deadline.step()
+        while awaited:
+            expected = [self._roster.parties[rank] for rank in awaited.values()]
+            assert listener is not None
+            channel = listener.accept(self._keys, expected, arrival)
+            if channel is not None and answer_hello(channel, self._hello(), arrival):
+                self._channels[awaited.pop(channel.peer)] = channel
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -157,6 +169,9 @@ class Session:
             if channel is not None:
                 channel.close()
         self._dealer = None
+
+    def _greeted(self, peer: Member, share: float = 1.0) -> Channel:
+        return greeted(self._keys, peer, self._hello(), self._deadline.step(share))
 
     def _hello(self) -> bytes:
         return hello(self._id, self._roster)

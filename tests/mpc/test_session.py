@@ -25,6 +25,8 @@ from nescient_fl.mpc.session import Session
 
 ID = bytes(range(32))
 TIMES = {"timeout": 1.0, "deadline": 3.0}
+PATIENT = {"timeout": 4.0, "deadline": 12.0}
+"""For tests of who gives up first, on a machine that may be busy."""
 REQUEST = MaterialRequest(ands=1000)
 
 
@@ -32,7 +34,7 @@ class Hosts:
     """Keys and a roster with K parties and a dealer, on Unix sockets or on loopback."""
 
     def __init__(self, folder: Path, parties: int = 2, tcp: bool = False) -> None:
-        self.folder = folder
+        self.folder, self.times = folder, TIMES
         members = []
         for name, role in [(f"party-{n + 1}", "party") for n in range(parties)] + [("dealer", "dealer")]:
             address = f"127.0.0.1:{free_port()}" if tcp else f"unix:{folder / name}.s"
@@ -47,11 +49,11 @@ class Hosts:
         return next(member for member in self.roster.members if member.name == name)
 
     def session(self, rank: int, **changes: Any) -> Session:
-        options = {"roster": self.roster, "session_id": ID, **TIMES, **changes}
+        options = {"roster": self.roster, "session_id": ID, **self.times, **changes}
         return Session(self.keys(f"party-{rank + 1}"), **options)
 
     def dealer(self, **changes: Any) -> Any:
-        return serve_session(self.keys("dealer"), self.roster, changes.pop("session_id", ID), **TIMES)
+        return serve_session(self.keys("dealer"), self.roster, changes.pop("session_id", ID), **self.times)
 
 
 def free_port() -> int:
@@ -147,11 +149,11 @@ def test_a_party_that_stops_talking_is_named_in_time(hosts: Hosts, pool: ThreadP
 
 
 def test_a_party_that_asked_the_dealer_hears_from_it_who_did_not(hosts: Hosts, pool: ThreadPoolExecutor) -> None:
-    asked = threading.Event()
+    asked, hosts.times = threading.Event(), PATIENT
 
     def work(session: Session) -> None:
         if session.rank == 1:
-            asked.wait(10)
+            asked.wait(20)
             return
         try:
             session.material(REQUEST)
@@ -168,10 +170,11 @@ def test_a_party_that_asked_the_dealer_hears_from_it_who_did_not(hosts: Hosts, p
 
 def test_parties_that_wait_for_another_are_not_blamed_by_the_dealer(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
     hosts, over = Hosts(tmp_path, parties=3), threading.Event()
+    hosts.times = PATIENT
 
     def work(session: Session) -> None:
         if session.rank == 1:
-            over.wait(10)
+            over.wait(20)
             return
         try:
             session.exchange(b"x")

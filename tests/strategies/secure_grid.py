@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fake_grid import FakeGrid, ToySite
 from flwr.app import Error, Message, RecordDict
 
 from nescient_fl.lesion.network import Weights
@@ -28,6 +27,7 @@ from sites.sealing import Answer, SitePolicy, check_order, seal_answer
 from strategies.secure import SecurePlan
 from tests.mpc.federation_in_memory import Dealt
 from tests.mpc.in_memory import InMemoryExchange, run_parties
+from tests.strategies.fake_grid import FakeGrid, ToySite
 
 NAMES = ("a-1", "b-1", "c-1", "d-1")
 CLIP, WEIGHT_MAX = 8.0, 64

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from fake_grid import FakeGrid, ToySite, coordinator_identity
-from secure_grid import NAMES, SecureFederation
 
 from nescient_fl.lesion.network import Weights, weights_sha256
 from nescient_fl.lesion.recipe import RECIPES
@@ -17,6 +15,8 @@ from strategies import federation as federation_module
 from strategies.federation import FederatedAveraging, FederationPlan
 from strategies.server_optimiser import ServerOptimiser
 from strategies.state import load_state
+from tests.strategies.fake_grid import FakeGrid, ToySite, coordinator_identity
+from tests.strategies.secure_grid import NAMES, SecureFederation
 
 OPTIMISERS = {
     "avg": ServerOptimiser(),
