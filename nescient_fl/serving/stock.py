@@ -1,7 +1,7 @@
 """One party's material of all its deliveries, in a folder."""
 
+import contextlib
 import json
-import shutil
 from pathlib import Path
 
 from nescient_fl.mpc.errors import MaterialError
@@ -19,7 +19,7 @@ class Stock:
         self._folder = folder
 
     def deliveries(self, plan: str) -> list[MaterialStore]:
-        """Return the deliveries for a plan that have batches left; what is used up is removed."""
+        """Return the deliveries for a plan that have batches left."""
         found = []
         for about in sorted(self._folder.glob(f"*/{_ABOUT}")):
             try:
@@ -27,9 +27,7 @@ class Stock:
             except (ValueError, TypeError, MaterialError):
                 continue  # one that was cut off as it was begun
             store = MaterialStore(self._folder, delivery)
-            if not store.numbers():
-                shutil.rmtree(about.parent, ignore_errors=True)
-            elif delivery.plan == plan:
+            if delivery.plan == plan and store.numbers():
                 found.append(store)
         return found
 
@@ -48,9 +46,9 @@ class Stock:
         return MaterialStore(self._folder, delivery)
 
     def add(self, material: Material) -> None:
-        """Store a batch, and begin its delivery where it is the first; one that is here already stays as it is."""
+        """Store a batch, and begin its delivery where it is the first; one that is or was here stays as it is."""
         delivery = material.delivery
         about = self._folder / delivery.name / _ABOUT
         store = MaterialStore(self._folder, delivery) if about.exists() else self.begin(delivery)
-        if material.number not in store.numbers():
+        with contextlib.suppress(MaterialError):
             store.add(material)
