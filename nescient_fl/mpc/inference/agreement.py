@@ -7,7 +7,8 @@ A sacrificed check of the dealer: after both hold their material, they toss coin
 data owner shows the model owner its seeds of those; the model owner, who then knows everything that the dealer knew
 of them, makes the batches again and compares every byte. A dealer whose batches are all wrong is always found out,
 one that spoils a share q of the batches with probability at least 1 - (1 - q)^s for s sacrificed. Nothing is
-revealed: a sacrificed batch never masked anything, and the masks of the weights stay with the model owner.
+revealed: a sacrificed batch never masked anything, and the masks of the weights stay with the model owner. Who
+fears a dealer that spoils a single batch has images scored twice (``owners.run_data_owner``).
 """
 
 import json

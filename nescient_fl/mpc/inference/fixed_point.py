@@ -64,8 +64,6 @@ def shift_share(words: Words, ring: int, shift: int, bits: int) -> Words:
     """
     if bits > ring - shift:
         raise EncodingError(f"{ring} bits less {shift} do not leave {bits}")
-    if ring not in (32, 64):
-        words = words & words.dtype.type((1 << ring) - 1)
     cut: Words = (words >> words.dtype.type(shift)).astype(word_type(bits), copy=False)
     return cut
 

@@ -36,6 +36,10 @@ from nescient_fl.mpc.inference.plan import Linear, Plan, linear_depth
 from nescient_fl.mpc.inference.ring_product import RingMatrix
 from nescient_fl.mpc.inference.store import MaterialSource
 from nescient_fl.mpc.inference.wire import Count, Wire
+from nescient_fl.mpc.randomness import fresh_stream
+
+_MOST_APART = 2e-3
+"""Between two scores of one image: each is within 1e-3 of the network's."""
 
 SET_UP, LOGITS = "set-up", "logits"
 """What is counted beside the layers: the beginning, once a session, and the opening."""
@@ -107,9 +111,14 @@ def run_model_owner(
 
 
 def run_data_owner(
-    session: Exchange, plan: Plan, inputs: NDArray[Any], source: MaterialSource, sacrifice: int = 1
+    session: Exchange, plan: Plan, inputs: NDArray[Any], source: MaterialSource, sacrifice: int = 1, repeats: int = 0
 ) -> Scores:
     """Have inputs [n, channels, rows, columns] scored, as the data owner, of rank 1.
+
+    Args:
+        sacrifice: batches to check the dealer by; both parties must name the same number.
+        repeats: images, chosen at random, that are scored a second time at a random place. With as many as there
+            are images, material that spoils any score is found out: its two scores would have to be spoiled alike.
 
     Raises RangeError before anything is sent when an input is out of the plan's bounds; see ``sort_by_plan``.
     """
@@ -117,15 +126,16 @@ def run_data_owner(
     (outside,) = sort_by_plan([plan], inputs)[1:]
     if len(outside):
         raise RangeError("some images are out of the plan's bounds", tuple(int(number) for number in outside))
+    order = _order(len(inputs), repeats)
     wire = Wire(session)
     with wire.layer(SET_UP):
-        terms = agree(wire, plan, source, sacrifice, images=len(inputs))
+        terms = agree(wire, plan, source, sacrifice, images=len(order))
         check_dealer(wire, plan, source, terms, None)
         shown = _masked_weights(wire, plan)
     ring, size = plan.states[-1].ring, source.delivery.images
-    logits = np.empty((len(inputs), plan.outputs))
+    logits = np.empty((len(order), plan.outputs))
     for index, number in enumerate(terms.batches):
-        part = inputs[index * size : (index + 1) * size]
+        part = inputs[order[index * size : (index + 1) * size]]
         words = np.zeros((size, *plan.input_shape), np.int64)
         words[: len(part)] = encode_integers(part, plan.input_fraction)
         hand = source.claim(number).hand()
@@ -137,7 +147,7 @@ def run_data_owner(
         if np.abs(opened).max(initial=0) > plan.output_bound:
             raise RangeError("a logit is out of bounds: the parties' weights, plan or material do not fit")
         logits[index * size : index * size + len(part)] = opened / 2.0**plan.output_fraction
-    return Scores(logits, Summary(len(inputs), len(terms.batches), wire.counts))
+    return Scores(_in_order(logits, order, len(inputs)), Summary(len(inputs), len(terms.batches), wire.counts))
 
 
 def sort_by_plan(plans: Sequence[Plan], inputs: NDArray[Any]) -> list[NDArray[np.int64]]:
@@ -162,6 +172,29 @@ def _fits(plan: Plan, image: NDArray[Any]) -> bool:
         return False
     low, high = encode_integers(np.array([least, most]), plan.input_fraction)
     return bool(plan.low <= low and high <= plan.high)
+
+
+def _order(images: int, repeats: int) -> NDArray[np.int64]:
+    """Return the number of the image at each place, some of them twice and then in random order."""
+    if not 0 <= repeats <= images:
+        raise MaterialError(f"from 0 to {images} images can be repeated, not {repeats}")
+    if not repeats:
+        return np.arange(images)
+    stream = fresh_stream()
+    again = np.argsort(stream.take_int64(images))[:repeats]
+    order: NDArray[np.int64] = np.concatenate([np.arange(images), again])[
+        np.argsort(stream.take_int64(images + repeats))
+    ]
+    return order
+
+
+def _in_order(logits: NDArray[np.float64], order: NDArray[np.int64], images: int) -> NDArray[np.float64]:
+    """Undo ``_order``. Raises MaterialError when two scores of one image differ."""
+    found = np.empty((images, logits.shape[1]))
+    found[order] = logits
+    if np.abs(logits - found[order]).max(initial=0) > _MOST_APART:
+        raise MaterialError("two scores of one image differ: the dealer's material or the other party is at fault")
+    return found
 
 
 def _masked_weights(wire: Wire, plan: Plan) -> dict[int, Weights]:

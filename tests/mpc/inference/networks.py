@@ -118,7 +118,7 @@ class Outcome:
     ends: dict[int, InMemoryExchange]
 
 
-def score(made: Dealt, inputs: NDArray[Any], sacrifice: int = 0) -> Outcome:
+def score(made: Dealt, inputs: NDArray[Any], sacrifice: int = 0, repeats: int = 0) -> Outcome:
     """Score inputs with the protocol, both parties in this process."""
     ends: dict[int, InMemoryExchange] = {}
 
@@ -126,7 +126,7 @@ def score(made: Dealt, inputs: NDArray[Any], sacrifice: int = 0) -> Outcome:
         ends[end.rank] = end
         if end.rank == MODEL_OWNER:
             return run_model_owner(end, made.plan, made.weights, made.sources[MODEL_OWNER], sacrifice)
-        return run_data_owner(end, made.plan, inputs, made.sources[DATA_OWNER], sacrifice)
+        return run_data_owner(end, made.plan, inputs, made.sources[DATA_OWNER], sacrifice, repeats)
 
     summary, scores = run_parties(2, party)
     return Outcome(scores, (summary.online, scores.summary.online), ends)

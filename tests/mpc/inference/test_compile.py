@@ -127,6 +127,32 @@ def test_no_input_within_bounds_leaves_a_width_and_the_bounds_are_met() -> None:
     assert np.abs(found).max() * 2**plan.output_fraction <= plan.output_bound
 
 
+@pytest.mark.parametrize("bound", [1.0, 1.4, 1.9, 3.9])
+def test_linear_layers_alone_hold_the_largest_inputs(bound: float) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(2, 1), nn.Linear(1, 1))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(1.0)
+    inputs = np.array([[bound, bound], [-bound, -bound], [bound, 0.0]]).reshape(3, 1, 1, 2)
+    plan, weights = compile_network(network, (1, 1, 2), inputs, bounds=(-bound, bound))
+    expected = inputs.sum(axis=(1, 2, 3)) + 2
+    np.testing.assert_allclose(simulate(plan, weights.layers, inputs)[:, 0], expected, atol=1e-3)
+
+
+def test_a_ring_holds_what_comes_into_it_even_where_less_comes_out() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 3), nn.ReLU(), nn.Linear(3, 1))
+    with torch.no_grad():
+        for parameter in (network[1].weight, network[5].weight):
+            parameter.copy_(torch.full_like(parameter, 100.0))
+        for parameter in network[3].parameters():
+            parameter.zero_()
+    inputs = smooth(2, (1, 3, 4))
+    made = dealt(network, inputs, 2, 1)
+    rings = [(step.width, step.ring) for step in made.plan.steps if isinstance(step, Relu)]
+    assert all(width < ring for width, ring in rings)
+    np.testing.assert_allclose(score(made, inputs).scores.logits, plain(network, inputs), atol=1e-3)
+
+
 def test_intervals_by_hand() -> None:
     steps = (
         Linear("a", (2, 2), (0, 0, 0, 0), (1, 1), (1, 1), 1, 0, 64),

@@ -1,9 +1,12 @@
 """Rings, what is sent of them, truncation, and exact products by floating point."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from nescient_fl.mpc.errors import EncodingError, SessionAborted
 from nescient_fl.mpc.inference.fixed_point import (
@@ -90,6 +93,20 @@ def test_products_are_exact_in_the_ring(bits: int, signed: int | None) -> None:
         weights = draw_words(stream, (5, 24), bits)
     else:
         weights = stream.below(2**signed - 1, 5 * 24).reshape(5, 24) - 2 ** (signed - 1) + 1
+    _check_product(weights, values, bits, signed)
+
+
+@pytest.mark.parametrize("bits", [24, 32, 40, 54, 64])
+@pytest.mark.parametrize("signed", [None, 10, 18, 30])
+def test_products_of_the_largest_words_are_exact(bits: int, signed: int | None) -> None:
+    values = np.full((1, 2, 9, 8), (1 << bits) - 1, word_type(bits))
+    weights = np.full((5, 24), 2 ** (signed - 1) - 1) if signed else np.full((5, 24), (1 << bits) - 1, np.uint64)
+    _check_product(weights, values, bits, signed)
+    if signed:
+        _check_product(-weights, values, bits, signed)
+
+
+def _check_product(weights: NDArray[Any], values: NDArray[Any], bits: int, signed: int | None) -> None:
     found = RingMatrix(weights, bits, signed).times_windows(values, (4, 3), (2, 1))
     columns = patches(values, (4, 3), (2, 1))
     expected = [

@@ -231,14 +231,16 @@ def test_an_honest_dealer_passes_its_check(tmp_path: Path) -> None:
 
 
 def spoiled(made: Dealt, number: int, place: float | None) -> None:
-    """Replace a batch by one of which a byte of the corrections, or the data owner's seed, is wrong."""
+    """Replace a batch by one of which a correction is wrong, or one too many (2), or the data owner's seed (None)."""
     for source in made.sources:
         source._batches.pop(number)
     delivery = made.sources[0].delivery
     good, other = deal_batch(made.plan, delivery, made.mask_seed, number, fresh_stream())
     seed, corrections = good.open()
     changed = bytearray(corrections)
-    if place is None:
+    if place == 2.0:
+        changed.append(0)
+    elif place is None:
         other = Material(delivery, number, DATA_OWNER, fresh_seed())
     else:
         changed[int(place * (len(changed) - 1))] ^= 1
@@ -246,7 +248,7 @@ def spoiled(made: Dealt, number: int, place: float | None) -> None:
     made.sources[DATA_OWNER].add(other)
 
 
-@pytest.mark.parametrize("place", [0.0, 0.1, 0.5, 0.9, 1.0, None])
+@pytest.mark.parametrize("place", [0.0, 0.1, 0.5, 0.9, 1.0, 2.0, None])
 def test_a_dealer_whose_batches_do_not_fit_is_found_out_before_anything_is_masked(place: float | None) -> None:
     made = dealt(NETWORK, INPUTS, 2, 3)
     for number in range(3):
@@ -282,6 +284,18 @@ def test_one_spoiled_batch_is_found_out_when_it_is_chosen() -> None:
             found += 1
     # It is one of two: all or none would each come once in 4096 times.
     assert 0 < found < 12
+
+
+def test_one_spoiled_batch_is_always_found_out_by_scoring_every_image_twice() -> None:
+    made = dealt(NETWORK, INPUTS, 2, 4)
+    batch = made.sources[MODEL_OWNER]._batches[2]
+    seed, corrections = batch.open()
+    # What comes last are the shares of the last layer's products: one logit of one image becomes 1 larger.
+    words = np.frombuffer(corrections, np.uint8).copy()
+    words[-8:].view(np.uint64)[:] += np.uint64(1 << made.plan.output_fraction)
+    made.sources[MODEL_OWNER]._batches[2] = Material(batch.delivery, 2, MODEL_OWNER, seed + words.tobytes())
+    with pytest.raises(MaterialError, match="two scores of one image"):
+        score(made, INPUTS, repeats=len(INPUTS))
 
 
 def test_parties_of_different_terms_part_before_they_begin() -> None:

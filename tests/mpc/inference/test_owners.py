@@ -165,6 +165,15 @@ def test_roles_go_by_rank() -> None:
         run_parties(2, swapped)
 
 
+def test_images_scored_twice_come_back_once_and_in_order() -> None:
+    made = dealt(NETWORK, INPUTS, 3, 3)
+    scores = score(made, INPUTS, repeats=4).scores
+    assert (scores.summary.images, scores.summary.batches) == (4, 3)
+    np.testing.assert_allclose(scores.logits, plain(NETWORK, INPUTS), atol=1e-3)
+    with pytest.raises(MaterialError, match="repeated"):
+        run_data_owner(InMemoryExchange(DATA_OWNER, _Table(2)), made.plan, INPUTS, made.sources[1], 0, repeats=5)
+
+
 class Meddler(InMemoryExchange):
     """Passes all messages on but one, which it changes."""
 
