@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 
 SESSION_SECONDS = 28.0
 """How long the coordinator waits for the parties; they themselves give up, and say why, within 20 s."""
-GRACE_SECONDS = 4.0
-"""How long, once one of them said that it cannot go on, it waits for the others to say what they know."""
+GRACE_SECONDS = 6.0
+"""How long, once one of them has a sum or cannot go on, it waits for the others, which are as far by then."""
 
 _RETRIED = {"SessionAborted", "MaterialError"}
 """Refusals that another attempt, with fresh shares, may mend."""
@@ -211,7 +211,7 @@ class SecureAggregation:
             heard.take(names[reply.metadata.src_node_id], reply, request, self._plan.roster)
             if len(heard.results) == len(self._nodes.parties):
                 return _same(heard.results, request.round)
-            if heard.problems:
+            if heard.problems or heard.results:
                 patience.shorten(GRACE_SECONDS)
         raise heard.failure(request.round)
 

@@ -194,6 +194,7 @@ class Listener:
             with contextlib.suppress(FileNotFoundError):
                 if self._path.stat().st_ino == self._inode:
                     self._path.unlink()
+            self._path = None
 
 
 def identified(
@@ -221,18 +222,21 @@ def connect(keys: MemberKeys, peer: Member, deadline: Deadline) -> Channel:
         try:
             plain.settimeout(max(deadline.left(), 0.001))
             plain.connect(where)
-            break
         except OSError as error:
             plain.close()
             if deadline.left() <= _RETRY_SECONDS:
                 raise SessionAborted(f"{peer.name} cannot be reached ({_words(error)})", peer.name) from None
             time.sleep(_RETRY_SECONDS)
-    try:
-        return _secured(plain, context, [peer], deadline)
-    except OSError as error:
-        plain.close()
-        reason = _words(error)
-        raise SessionAborted(f"{peer.name} could not prove who it is ({reason})", peer.name) from None
+            continue
+        try:
+            return _secured(plain, context, [peer], Deadline(deadline.left(), _HANDSHAKE_SECONDS))
+        except OSError as error:
+            plain.close()
+            # Behind a socket that takes connections may stand a process of an earlier session that hangs, and a new
+            # one may take its place.
+            if not isinstance(error, TimeoutError) or deadline.left() <= _RETRY_SECONDS:
+                reason = _words(error)
+                raise SessionAborted(f"{peer.name} could not prove who it is ({reason})", peer.name) from None
 
 
 def readable(channels: Sequence[Channel], deadline: Deadline) -> list[Channel]:
@@ -297,6 +301,8 @@ def _printable(payload: bytes) -> str:
 
 
 def _words(error: OSError) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
     if isinstance(error, ssl.SSLError):
         return str(error.reason or "TLS failed").replace("_", " ").lower()
     return (error.strerror or type(error).__name__).lower()

@@ -50,6 +50,8 @@ def serve_session(
             if channel is not None and answer_hello(channel, hello(session_id, roster), arrival):
                 channels[channel.peer] = channel
                 del awaited[channel.peer]
+        # Whoever connects from here on means a later session, and another process may serve that one.
+        listener.close()
         _serve(channels, roster, limit, whole)
     except BaseException as error:
         for channel in channels.values():

@@ -24,6 +24,8 @@ from nescient_fl.mpc.party_store import PartyStore
 from nescient_fl.mpc.session import Session
 from nescient_fl.mpc.vault import Vault
 from nescient_fl.sealed_messages import SUM, opened_content, read_sum, refusal_content
+from sites import sealing
+from sites.sealing import SitePolicy
 from tests.strategies.secure_grid import SealingSite
 
 
@@ -165,13 +167,19 @@ def run_helper(
         answers.send(answer)
 
 
-def run_site(site: SealingSite, content: RecordDict, halt: Halt | None, answers: Connection) -> None:
-    """Be a site for one round: the entry of a process. Its steps are training, sealing and answering."""
-    from sites import sealing
+def sealing_site(vault: Vault, name: str, images: int, minimum: int) -> SealingSite:
+    """Make a toy site that seals, with its keys out of the vault."""
+    policy = SitePolicy(vault.keys(name), vault.roster(), minimum)
+    return SealingSite(name, images=images, scale=0.1, policy=policy)
 
+
+def run_site(
+    folder: Path, name: str, images: int, minimum: int, content: RecordDict, halt: Halt | None, answers: Connection
+) -> None:
+    """Be a site for one round, and send the answer: the entry of a process."""
     steps = Steps(halt)
-    parts = site.parts
-    site.parts = steps.around("training", parts)  # type: ignore[method-assign]
+    site = sealing_site(Vault(folder), name, images, minimum)
+    site.parts = steps.around("training", site.parts)  # type: ignore[method-assign]
     sealing.seal_report = steps.around("sealing", sealing.seal_report)  # type: ignore[attr-defined]
     answer = site.answer(content)
     with steps("answer"):

@@ -44,10 +44,10 @@ class Actor:
     halt: Halt | None
 
     @classmethod
-    def start(cls, target: Any, *arguments: Any, halt: Halt | None) -> "Actor":
+    def start(cls, target: Any, *arguments: Any, halt: Halt | None, daemon: bool = True) -> "Actor":
         context = forking()
         ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=target, args=(*arguments, theirs), daemon=True)
+        process = context.Process(target=target, args=(*arguments, theirs), daemon=daemon)
         process.start()
         theirs.close()
         return cls(process, ours, halt)

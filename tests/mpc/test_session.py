@@ -203,6 +203,26 @@ def test_somebody_who_connects_and_says_nothing_costs_a_session_little(
     dealer.exception()
 
 
+def test_a_process_that_hangs_at_an_address_is_given_up_for_its_successor(
+    hosts: Hosts, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel_module, "_HANDSHAKE_SECONDS", 0.3)
+    address = hosts.member("party-1").address or ""
+    with socket.socket(socket.AF_UNIX) as hanging:
+        hanging.bind(address.removeprefix("unix:"))
+        hanging.listen(5)
+        connecting = pool.submit(connect, hosts.keys("party-2"), hosts.member("party-1"), Deadline(10))
+        connection, _ = hanging.accept()
+        successor = Listener(address)
+        accepted = None
+        while accepted is None:
+            accepted = successor.accept(hosts.keys("party-1"), [hosts.member("party-2")], Deadline(10))
+        connection.close()
+    accepted.send(DATA, b"here", Deadline(2))
+    assert connecting.result().receive(DATA, Deadline(2)) == b"here"
+    successor.close()
+
+
 def test_a_listener_that_is_late_to_close_leaves_its_successor_alone(hosts: Hosts) -> None:
     address = hosts.member("party-1").address or ""
     late, successor = Listener(address), Listener(address)

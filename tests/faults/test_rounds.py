@@ -1,0 +1,144 @@
+"""Whole rounds with a site, the relay, a party or the dealer lost, the actors being processes of their own."""
+
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nescient_fl.lesion.network import weights_sha256
+from nescient_fl.mpc.envelope import ReportHeader
+from nescient_fl.mpc.vault import Vault
+from nescient_fl.study.run_folder import RunFolder, read_lines
+from strategies import secure
+from strategies.state import load_state
+from tests.faults.actors import Halt
+from tests.faults.cluster import PATIENCE, Actor
+from tests.faults.relay import NAMES, Faults, Log, ProcessGrid, new_vault, relay_plan, run_doomed_relay, run_relay
+
+TIMES = {"timeout": 3.0, "deadline": 9.0}
+
+Federate = Callable[..., tuple[Log, ProcessGrid]]
+
+
+@pytest.fixture
+def federate() -> Iterator[Federate]:
+    """Run a coordinator over processes, which are gone afterwards."""
+    grids: list[ProcessGrid] = []
+
+    def run(folder: Path, vault: Vault, faults: Faults, times: dict[str, float], **changes: Any) -> Any:
+        grids.append(ProcessGrid(vault, faults, times))
+        return run_relay(relay_plan(folder, vault, **changes), grids[-1]), grids[-1]
+
+    yield run
+    for grid in grids:
+        grid.close()
+
+
+def new_run(folder: Path) -> Path:
+    return RunFolder.create(folder).path
+
+
+def sha256_of(run: Path) -> str:
+    state = load_state(RunFolder(run).checkpoints)
+    assert state is not None
+    assert state.finished
+    return weights_sha256(state.weights)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The model of one round without a fault."""
+    folder = tmp_path_factory.mktemp("whole")
+    vault, run = new_vault(folder), new_run(folder / "run")
+    grid = ProcessGrid(vault, {}, {})
+    run_relay(relay_plan(run, vault), grid)
+    grid.close()
+    return sha256_of(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stalled"])
+def test_a_round_is_finished_without_a_site_that_was_lost(
+    tmp_path: Path, federate: Federate, how: signal.Signals
+) -> None:
+    steps = [Halt("training", after=False), Halt("training"), Halt("sealing"), Halt("answer")]
+    faults = {(NAMES[place], 1 + place): replace(halt, how=how) for place, halt in enumerate(steps)}
+    run = new_run(tmp_path / "run")
+    log, _ = federate(run, new_vault(tmp_path), faults, {}, rounds=4, round_timeout=3.0)
+    # Whoever has answered is in the sum, whatever becomes of it.
+    lost = [(number, name) for number, name in enumerate(NAMES[:3], 1)]
+    assert [(number, site) for number, site, _ in log.problems] == lost
+    assert {reason for _, _, reason in log.problems} == {"no answer within 3 s"}
+    for number, line in enumerate(read_lines(RunFolder(run).rounds)[1:], 1):
+        assert line["sites"] == [name for name in NAMES if (number, name) not in lost]
+    assert log.aborted == []
+
+
+LOST = [
+    ("party-2", Halt("session", after=False)),
+    ("party-2", Halt("norm check")),
+    ("party-1", Halt("commit")),
+    ("party-2", Halt("opened")),
+    ("dealer", Halt("deal", after=False)),
+]
+
+
+@pytest.mark.parametrize(("name", "halt"), LOST, ids=str)
+def test_a_round_is_tried_again_when_a_party_or_the_dealer_was_lost(
+    tmp_path: Path,
+    federate: Federate,
+    undisturbed: str,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    halt: Halt,
+) -> None:
+    monkeypatch.setattr(secure, "GRACE_SECONDS", 2.0)
+    run = new_run(tmp_path / "run")
+    log, grid = federate(run, new_vault(tmp_path), {(name, 1): halt}, TIMES)
+    ((number, reason),) = log.aborted
+    assert number == 1
+    assert reason.startswith(f"lost {name} (")
+    assert log.seconds[0] < 30
+    line = read_lines(RunFolder(run).rounds)[1]
+    assert line["sites"] == list(NAMES)
+    assert line["failures"] == []
+    assert line["aborted"] == [reason]
+    assert line["secure"]["stored"] == (halt.step in ("commit", "opened"))
+    for headers in grid.sealed.values():
+        first, second, _ = (ReportHeader.from_bytes(header) for header in headers)
+        assert first.round == second.round == 1
+        assert first.report_id != second.report_id
+    assert sha256_of(run) == undisturbed
+
+
+@pytest.mark.slow
+def test_within_thirty_seconds_it_is_known_who_is_stalled(tmp_path: Path, federate: Federate, undisturbed: str) -> None:
+    """With the product's own limits: the other tests shorten them."""
+    faults = {("party-2", 1): Halt("session", after=False, how=signal.SIGSTOP)}
+    run = new_run(tmp_path / "run")
+    log, _ = federate(run, new_vault(tmp_path), faults, {})
+    ((_, reason),) = log.aborted
+    assert reason.startswith("lost party-2 (")
+    assert log.seconds[0] < 30
+    assert secure.SESSION_SECONDS < 30
+    assert sha256_of(run) == undisturbed
+
+
+@pytest.mark.slow
+def test_a_relay_killed_after_the_parties_opened_finds_the_same_sum(
+    tmp_path: Path, federate: Federate, undisturbed: str
+) -> None:
+    vault, run = new_vault(tmp_path), new_run(tmp_path / "run")
+    relay = Actor.start(run_doomed_relay, run, vault.folder, 1, halt=None, daemon=False)
+    relay.process.join(PATIENCE)
+    assert relay.process.exitcode == -signal.SIGKILL
+    relay.end()
+    assert load_state(RunFolder(run).checkpoints) is None
+    log, _ = federate(run, vault, {}, {})
+    line = read_lines(RunFolder(run).rounds)[1]
+    assert line["secure"]["stored"]
+    assert log.aborted == []
+    assert sha256_of(run) == undisturbed
