@@ -33,10 +33,11 @@ from nescient_fl.mpc.inference.twin import simulate
 
 Inputs = NDArray[np.float32] | NDArray[np.float64]
 
+_AT_ONCE = 8
 _LARGEST_RING = 64
 _LARGEST_OUTPUT = 2.0**60
 
-TOLERANCE = 1.5e-4
+TOLERANCE = 2e-4
 """Largest logit error on the calibration inputs: far enough below the 1e-3 that is promised for all images."""
 
 
@@ -61,7 +62,7 @@ class _Scales:
 _CANDIDATES = (
     _Scales(12, 16, 12, 16),
     _Scales(14, 18, 14, 16),
-    _Scales(14, 18, 16, 16),
+    _Scales(15, 18, 16, 16),
     _Scales(16, 20, 18, 18),
     _Scales(18, 22, 20, 20),
 )
@@ -93,9 +94,14 @@ def compile_network(
     worst = np.inf
     for scales in _CANDIDATES:
         plan, weights = _plan(blocks, input_shape, low, high, scales)
-        found = simulate(plan, weights.layers, calibration.clip(low, high))
-        worst = float(np.abs(found - expected).max())
-        if worst <= tolerance:
+        worst = 0.0
+        for start in range(0, len(calibration), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            found = simulate(plan, weights.layers, calibration[part].clip(low, high))
+            worst = max(worst, float(np.abs(found - expected[part]).max()))
+            if worst > tolerance:
+                break
+        else:
             return plan, weights
     raise PlanError(f"the network's logits come out {worst:.1e} wrong in fixed point, not within {tolerance:.1e}")
 

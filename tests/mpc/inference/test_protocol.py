@@ -1,9 +1,13 @@
 """The protocol on shares equals its plain twin, number by number, and the network within what is promised."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
@@ -86,6 +90,50 @@ def test_the_lesion_network_keeps_its_promises(trained: bool) -> None:
     for count in outcome.counts:
         assert count.rounds == 2 * 41
         assert count.bytes_sent / 4 < 1.9e6
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> tuple[nn.Sequential, tuple[int, int, int]]:
+    """Draw a network of up to two convolutions with any pooling between, and its input's shape."""
+    torch.manual_seed(draw(st.integers(0, 2**31)))
+    shape = (draw(st.integers(1, 2)), draw(st.integers(9, 17)), draw(st.integers(9, 17)))
+    layers: list[nn.Module] = []
+    channels = shape[0]
+    for _ in range(draw(st.integers(0, 2))):
+        outputs = draw(st.integers(1, 3))
+        kernel, stride = draw(st.tuples(*[st.integers(1, 3)] * 2)), draw(st.tuples(*[st.integers(1, 2)] * 2))
+        padding = draw(st.tuples(*[st.integers(0, 2)] * 2))
+        layers.append(nn.Conv2d(channels, outputs, kernel, stride, padding, bias=draw(st.booleans())))
+        channels = outputs
+        layers += draw(st.sampled_from(FOLLOWERS))(channels)
+    image = torch.zeros(1, *shape)
+    try:
+        size = nn.Sequential(*layers, nn.Flatten()).eval()(image).shape[1]
+    except RuntimeError:  # a window larger than what is left
+        reject()
+    layers += [nn.Flatten(), nn.Linear(size, 4), *draw(st.sampled_from([[], [nn.ReLU()]])), nn.Linear(4, 2)]
+    return nn.Sequential(*layers).eval(), shape
+
+
+FOLLOWERS: list[Callable[[int], list[nn.Module]]] = [
+    lambda _: [],
+    lambda _: [nn.ReLU()],
+    lambda n: [nn.BatchNorm2d(n), nn.ReLU(), nn.MaxPool2d(2)],
+    lambda _: [nn.MaxPool2d((2, 3), stride=(1, 2)), nn.ReLU(), nn.AvgPool2d(2)],
+    lambda _: [nn.AvgPool2d(2, stride=1), nn.MaxPool2d(2), nn.ReLU(), nn.ReLU()],
+    lambda _: [nn.ReLU(), nn.MaxPool2d(2), nn.MaxPool2d(2, stride=1)],
+    lambda _: [nn.AvgPool2d((3, 1)), nn.ReLU(), nn.AvgPool2d((1, 2)), nn.ReLU()],
+    lambda _: [nn.MaxPool2d(2), nn.AvgPool2d(2)],
+]
+
+
+@given(networks(), st.integers(1, 3))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+def test_any_network_of_these_layers_is_scored(made: tuple[nn.Sequential, tuple[int, int, int]], batch: int) -> None:
+    network, shape = made
+    inputs = smooth(3, shape)
+    outcome = score(dealt(network, inputs, images=batch, batches=3), inputs)
+    np.testing.assert_allclose(outcome.scores.logits, plain(network, inputs), atol=1e-3)
 
 
 def test_a_network_with_two_convolutions_is_scored_too() -> None:
