@@ -26,6 +26,8 @@ SUM = "sum"
 OPENED = "opened"
 REFUSED = "refused"
 
+_VALIDATION = {"images", "loss", "auroc", "recall"}
+
 
 @dataclass(frozen=True)
 class SecureOrder:
@@ -50,6 +52,8 @@ class SharedMetrics:
         images: training images; loss and accuracy are means over them in the last local epoch.
         validation: images, loss, auroc and recall at 0.5 of the model as it came.
         seconds: time the site worked on this round.
+
+    Raises TypeError for values of another kind.
     """
 
     site: str
@@ -58,6 +62,13 @@ class SharedMetrics:
     accuracy: float
     validation: Mapping[str, Any]
     seconds: float
+
+    def __post_init__(self) -> None:
+        figures = (self.loss, self.accuracy, self.seconds, *self.validation.values())
+        if not all(value is None or type(value) in (int, float) for value in figures):
+            raise TypeError("a figure is a number or unknown")
+        if type(self.site) is not str or type(self.images) is not int or set(self.validation) != _VALIDATION:
+            raise TypeError(f"validation figures are {', '.join(sorted(_VALIDATION))}")
 
 
 def add_secure_order(content: RecordDict, order: SecureOrder) -> RecordDict:
@@ -71,7 +82,11 @@ def read_secure_order(content: RecordDict) -> SecureOrder | None:
     if SECURE not in content.config_records:
         return None
     record = content.config_records[SECURE]
-    return SecureOrder(str(record["run"]), str(record["roster"]), Terms.from_json(str(record["terms"])))
+    try:
+        run, roster, terms = (str(record[name]) for name in ("run", "roster", "terms"))
+    except KeyError as missing:
+        raise HeaderError(f"the order of a secure round has no {missing}") from None
+    return SecureOrder(run, roster, Terms.from_json(terms))
 
 
 def sealed_content(report: SealedReport, shared: SharedMetrics | None) -> RecordDict:
@@ -94,7 +109,10 @@ def read_sealed(content: RecordDict) -> tuple[SealedReport, SharedMetrics | None
     report = SealedReport(_bytes(record["header"]), tuple(envelopes), _bytes(record["signature"]))
     shared = None
     if SHARED in content.config_records:
-        shared = SharedMetrics(**json.loads(str(content.config_records[SHARED]["json"])))
+        values = _object(content.config_records[SHARED]["json"])
+        if not isinstance(values["validation"], dict):
+            raise TypeError("validation figures go by their names")
+        shared = SharedMetrics(**values)
     return report, shared
 
 
@@ -126,7 +144,7 @@ def read_sum(content: RecordDict) -> tuple[SumRequest, list[PartyCopy]]:
     """Unpack a question to a party. Raises HeaderError when it cannot be read."""
     try:
         record = content.config_records[SUM]
-        values = json.loads(str(record["json"]))
+        values = _object(record["json"])
         terms = Terms.from_json(values.pop("terms"))
         request = SumRequest(**values, order=_bytes(record["order"]), terms=terms)
         copies = []
@@ -163,7 +181,7 @@ def opened_content(result: SumResult) -> RecordDict:
 def read_opened(content: RecordDict) -> SumResult:
     """Unpack a party's answer. Raises KeyError, TypeError or ValueError when it cannot be read."""
     record = content.config_records[OPENED]
-    values = json.loads(str(record["json"]))
+    values = _object(record["json"])
     total: NDArray[np.int64] = np.frombuffer(_bytes(record["total"]), "<i8").astype(np.int64)
     return SumResult(
         total,
@@ -187,6 +205,17 @@ def read_refusal(content: RecordDict) -> tuple[str, str, str | None] | None:
         return None
     record = content.config_records[REFUSED]
     return str(record["kind"]), str(record["reason"]), str(record["lost"]) or None
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """Read a JSON object. Raises ValueError, also for what is nested too deep."""
+    try:
+        values = json.loads(str(value))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if not isinstance(values, dict):
+        raise ValueError("no object")
+    return values
 
 
 def _bytes(value: Any) -> bytes:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from flwr.app import RecordDict
 
 from nescient_fl.mpc.dealer import serve_session
-from nescient_fl.mpc.errors import MpcError, SessionAborted
+from nescient_fl.mpc.errors import HeaderError, MpcError, SessionAborted
 from nescient_fl.mpc.keys import MemberKeys
 from nescient_fl.mpc.party import aggregate
 from nescient_fl.mpc.party_store import PartyStore
@@ -35,7 +35,10 @@ def deal(content: RecordDict, keys: MemberKeys, roster: Roster) -> RecordDict:
     """Serve one session of the parties with correlated randomness."""
 
     def work() -> RecordDict:
-        session_id = bytes.fromhex(str(content.config_records[SUM]["session"]))
+        try:
+            session_id = bytes.fromhex(str(content.config_records[SUM]["session"]))
+        except (KeyError, ValueError):
+            raise HeaderError("the relay's question names no session") from None
         serve_session(keys, roster, session_id)
         return RecordDict()
 

@@ -1,5 +1,6 @@
 """What the relay asks the parties for, and what they answer: one sum over one set of reports."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -7,7 +8,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from nescient_fl.mpc.errors import HeaderError
 from nescient_fl.mpc.terms import Terms, binding
+
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 PROTOCOL = 1
 """Version of reports and of what parties say to each other about them."""
@@ -25,6 +29,8 @@ class SumRequest:
         order: the round's order to the sites, as bytes.
         terms: the terms that the sites were told too.
         session: 32 bytes, in hex, that name this attempt.
+
+    Raises HeaderError for fields of another kind.
     """
 
     run: str
@@ -33,6 +39,13 @@ class SumRequest:
     order: bytes
     terms: Terms
     session: str
+
+    def __post_init__(self) -> None:
+        texts = [self.run, self.model, self.session]
+        if any(type(text) is not str for text in texts) or type(self.round) is not int or type(self.order) is not bytes:
+            raise HeaderError("the relay's question has fields of another kind")
+        if not all(_DIGEST.fullmatch(text) for text in (self.model, self.session)):
+            raise HeaderError("a model and a session are named by 64 hex digits")
 
     @cached_property
     def binding(self) -> str:

@@ -87,6 +87,8 @@ class Terms:
                     raise ValueError(f"{name} is of another type")
         except (ValueError, TypeError) as error:
             raise HeaderError(f"the terms of a round cannot be read: {error}") from None
+        except RecursionError:
+            raise HeaderError("the terms of a round cannot be read: nested too deep") from None
         return cls(**values)
 
 
