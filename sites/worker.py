@@ -185,7 +185,8 @@ class Worker:
 
 def _send(connection: socket.socket, status: int, payload: bytes) -> None:
     connection.sendall(ANSWER.pack(MAGIC, status, len(payload)))
-    connection.sendall(payload)
+    if payload:  # whoever asked for nothing more may have closed already
+        connection.sendall(payload)
 
 
 def _round(kind: str, content: RecordDict) -> int:

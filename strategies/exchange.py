@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from flwr.app import Message, RecordDict
 from flwr.app.message_type import MessageType
 from flwr.serverapp import Grid
+from flwr.superlink.grid import HttpGrid
 
 from nescient_fl.errors import UserError
 from nescient_fl.messages import DEALER, PARTY, SITE, read_node
 
-_POLL_SECONDS = 0.05
+_POLL_SECONDS, _REMOTE_POLL_SECONDS = 0.05, 0.25
+"""Between two looks for replies; over HTTP a look costs both ends some ten milliseconds of work."""
 
 
 class Patience:
@@ -50,6 +52,7 @@ def exchange(
 
     Raises Stopped as soon as ``stop`` is set.
     """
+    pause = _REMOTE_POLL_SECONDS if isinstance(grid, HttpGrid) else _POLL_SECONDS
     waiting = set(grid.push_messages(messages))
     if not isinstance(patience, Patience):
         patience = Patience(patience)
@@ -61,7 +64,7 @@ def exchange(
             waiting.discard(reply.metadata.reply_to_message_id)
             yield reply
         if waiting:
-            stop.wait(_POLL_SECONDS)
+            stop.wait(pause)
 
 
 @dataclass(frozen=True)

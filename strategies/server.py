@@ -103,8 +103,8 @@ class Printer:
 class EventLog:
     """A watcher that writes what it is told as lines of JSON, for whoever follows the file.
 
-    A line has ``event``, the name of what it was told, and what it was told by name; ``failed`` has the reason
-    why the study cannot go on.
+    A line has ``event``, the name of what it was told, and what it was told by name; the last one is ``finished``,
+    or ``failed`` with the reason why the study cannot go on.
     """
 
     def __init__(self, path: Path) -> None:
@@ -124,6 +124,10 @@ class EventLog:
 
     def study_ended(self, reason: str) -> None:
         self._note("study_ended", reason=reason)
+
+    def finished(self) -> None:
+        """Note that every round was run."""
+        self._note("finished")
 
     def failed(self, reason: str) -> None:
         """Note why the study cannot go on."""
@@ -145,6 +149,8 @@ def make_app(run: Path | None = None, watcher: Watcher | None = None, stop: thre
         try:
             strategy = FederatedAveraging(make_plan(folder), teller, stop or threading.Event())
             strategy.start(grid)
+            if isinstance(teller, EventLog):
+                teller.finished()
         except UserError as error:
             if isinstance(teller, EventLog):
                 teller.failed(str(error))

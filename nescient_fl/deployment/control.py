@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from flwr.common.constant import Status, SubStatus
 from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import (  # pylint: disable=no-name-in-module
     ListRunsRequest,
@@ -73,9 +74,9 @@ class Control:
             raise UserError("the SuperLink does not start the run")
         return int(response.run_id)
 
-    def run_state(self, run_id: int) -> tuple[str, str]:
-        """Return a run's state (``running``, ``finished:completed``, ...) and what is said about it."""
-        runs = self._client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict
-        status = runs[run_id].status
-        state = f"{status.status}:{status.sub_status}" if status.sub_status else str(status.status)
-        return state, str(status.details)
+    def failure(self, run_id: int) -> str | None:
+        """Return why a run ended without its last round, None while it has not."""
+        status = self._client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id].status
+        if status.status != Status.FINISHED or status.sub_status == SubStatus.COMPLETED:
+            return None
+        return str(status.details or f"the run was {status.sub_status}")

@@ -24,7 +24,7 @@ from nescient_fl.study.run_folder import RunFolder, read_lines, write_json
 
 EVENTS = "events.jsonl"
 _LINK_SECONDS = 120.0
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 1.0
 _STOP_SECONDS = 5.0
 
 
@@ -124,6 +124,7 @@ def _conduct(
             "nodes": [{"name": m.name, "role": m.role, "public_key": m.pem.decode()} for m in members],
         },
     )
+    (settings.state / EVENTS).unlink(missing_ok=True)
     bundle = build_bundle()
     state.run_id = link.control.start_run(bundle, {"run": str(run.path), "events": str(settings.state / EVENTS)})
     state.stage = "running"
@@ -131,20 +132,25 @@ def _conduct(
     while not halt.wait(_POLL_SECONDS):
         if not link.alive():
             raise UserError("the link ended: see superlink.log; start the coordinator again to go on")
-        reached, details = link.control.run_state(state.run_id)
-        if reached.startswith("finished"):
+        # The app says that it is done some seconds before Flower has put it away.
+        ended = _ended(settings.state / EVENTS)
+        if ended is None:
+            ended = link.control.failure(state.run_id)
+        if ended is not None:
             state.stage = "finished"
-            log("run ended", state=reached, details=details)
-            if reached != "finished:completed":
-                raise UserError(_reason(settings.state / EVENTS) or details)
+            log("run ended", reason=ended)
+            if ended:
+                raise UserError(ended)
             return
     log("stopping", run=state.run_id)
 
 
-def _reason(events: Path) -> str:
-    """Return why the run failed, in the coordinator app's own words, empty when it said nothing."""
-    failed = [event["reason"] for event in read_lines(events) if event.get("event") == "failed"]
-    return failed[-1] if failed else ""
+def _ended(events: Path) -> str | None:
+    """Return why the run ended in the coordinator app's own words, empty after its last round, None while it runs."""
+    for event in read_lines(events):
+        if event["event"] in ("finished", "failed"):
+            return str(event.get("reason", ""))
+    return None
 
 
 def _ask(halt: threading.Event, number: int, frame: FrameType | None) -> None:  # noqa: ARG001

@@ -98,7 +98,7 @@ class DeploymentEngine:
         Raises UserError with the coordinator's reason when it cannot go on, Stopped when ``stop`` is set.
         """
         folder = RunFolder.open(run)
-        with _private_folder() as (private, mark):
+        with private_folder() as (private, mark):
             places = lay_out(folder, private, self._device.type)
             environment = {**os.environ, reaper.MARK: mark, "OMP_NUM_THREADS": "1"}
             running = [_Running(place, _start(place, environment), _view(place)) for place in places]
@@ -117,7 +117,7 @@ class DeploymentEngine:
 
 
 @contextmanager
-def _private_folder() -> Iterator[tuple[Path, str]]:
+def private_folder() -> Iterator[tuple[Path, str]]:
     """Make the folder and start its reaper, which ends all and deletes it once this context or process is over."""
     private = Path(tempfile.mkdtemp(prefix="nescient-"))
     if len(str(private)) > _LONGEST_FOLDER:

@@ -1,10 +1,14 @@
-"""A member's node: Flower's SuperNode as a child process, started again whenever it ends."""
+"""A member's node: Flower's SuperNode and our courier beside it, started again whenever one of them ends."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from nescient_fl.deployment.bundle import build_bundle, bundle_sha256
 from nescient_fl.deployment.logs import Log
 from nescient_fl.deployment.roles import MemberSettings
 from nescient_fl.deployment.tether import flower_environment, flower_program, free_port, start_tethered, stop
@@ -31,6 +35,7 @@ class SuperNode:
         self._settings = settings
         self._socket = socket
         self._log = log
+        self._bundle = settings.bundle or bundle_sha256(build_bundle())
         self._stop = threading.Event()
         self._alive = threading.Event()
         # The kernel ties the child to the thread that starts it, so one thread starts all of them.
@@ -52,28 +57,41 @@ class SuperNode:
         pause = _Pause()
         while not self._stop.is_set():
             started = time.monotonic()
-            process = start_tethered(
-                self._command(),
-                log=self._settings.state / "supernode.log",
-                environment=flower_environment(self._settings.state / "flower"),
-                cwd=self._settings.state,
-            )
+            processes = self._start()
             self._alive.set()
-            self._log("node started", process=process.pid)
-            while process.poll() is None and not self._stop.wait(0.2):
+            self._log("node started", processes=[process.pid for process in processes])
+            while all(process.poll() is None for process in processes) and not self._stop.wait(0.2):
                 pass
             self._alive.clear()
-            if self._stop.is_set():
+            ended = [process.poll() for process in processes]
+            for process in processes:
                 stop(process, _STOP_SECONDS)
+            if self._stop.is_set():
                 return
             seconds = pause.after(time.monotonic() - started)
-            self._log("node ended", status=process.returncode, again_in=seconds, see="supernode.log")
+            self._log("node ended", status=ended, again_in=seconds, see="supernode.log")
             self._stop.wait(seconds)
 
-    def _command(self) -> list[str | Path]:
+    def _start(self) -> list[subprocess.Popen[bytes]]:
+        """Start the SuperNode and its courier, which share a secret that nobody else on this host knows."""
         settings = self._settings
+        secret = settings.state / "courier-secret"
+        secret.unlink(missing_ok=True)
+        secret.touch(mode=0o600)
+        secret.write_bytes(os.urandom(32))
+        address = f"127.0.0.1:{free_port()}"
+        commands: list[list[str | Path]] = [
+            [
+                *(flower_program("flower-supernode"), "--superlink", settings.superlink),
+                *("--root-certificates", settings.ca, "--auth-supernode-private-key", settings.node_key),
+                *("--node-config", f'socket="{self._socket}"', "--isolation", "process"),
+                *("--superexec-auth-secret-file", secret, "--host", "127.0.0.1", "--port", address.rpartition(":")[2]),
+            ],
+            [sys.executable, "-m", "nescient_fl.deployment.courier", address, secret, self._bundle],
+        ]
+        names = ("supernode", "courier")
+        environment = flower_environment(settings.state / "flower")
         return [
-            *(flower_program("flower-supernode"), "--superlink", settings.superlink),
-            *("--root-certificates", settings.ca, "--auth-supernode-private-key", settings.node_key),
-            *("--node-config", f'socket="{self._socket}"', "--host", "127.0.0.1", "--port", str(free_port())),
+            start_tethered(command, log=settings.state / f"{name}.log", environment=environment, cwd=settings.state)
+            for command, name in zip(commands, names, strict=True)
         ]

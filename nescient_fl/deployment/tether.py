@@ -75,8 +75,6 @@ def flower_environment(home: Path) -> dict[str, str]:
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
-        # How often a node's executor looks for a message that has come, in seconds.
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
         "OMP_NUM_THREADS": "1",
     }
 
