@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,11 @@ def run_before(run: RunFolder) -> None:
         environment = {**os.environ, reaper.MARK: mark, "OMP_NUM_THREADS": "1"}
         command: list[str | Path] = [sys.executable, "-m", "nescient_fl.coordinator", "--config", coordinator.settings]
         process = start_tethered(command, log=coordinator.log, environment=environment)
+        # Nobody starts these nodes again, so they must not come before they are admitted.
+        while not (run.path / "nodes.json").exists():
+            if process.poll() is not None:
+                raise RuntimeError(coordinator.log.read_text()[-2000:])
+            time.sleep(0.1)
         for number, member in enumerate(members):
             start_tethered(
                 [
