@@ -59,7 +59,7 @@ def attack_singleton(scene: Scene, federation: Federation) -> Finding:
         title="Sum a single site",
         saw="A relay that drops every report but one or two, and lies about how many are needed.",
         plain=plain_trial(
-            scene, _moved(scene, [Contribution(victim, 1, updates[victim])]), updates[victim], "averaged alone"
+            scene, _moved(scene, [Contribution(victim, 1, updates[victim])]), updates[victim], "Averaged alone"
         ),
         secure=relay_trial(tries),
     )
@@ -97,7 +97,7 @@ def attack_sybil(scene: Scene, federation: Federation) -> Finding:
         key="sybil",
         title="Surround a site with Sybils",
         saw="A relay that forges the other sites' reports, replays them, or gives one report many names.",
-        plain=plain_trial(scene, scaled, updates[victim], f"averaged with {len(forged)} empty updates"),
+        plain=plain_trial(scene, scaled, updates[victim], f"Averaged with {len(forged)} empty updates"),
         secure=relay_trial(tries),
     )
 

@@ -70,8 +70,9 @@ def attack_dense_layer(scene: Scene, federation: Federation) -> Finding:
         saw="One site's update from one image: in clear; as the relay holds it; as each party holds its share.",
         plain=Trial(
             plain.succeeded and float(np.median(errors)) < _EXACT,
-            f"{plain.figures['hits']['the coordinator']} of {len(scene)} images named among {len(scene)}; "
-            f"features to {np.median(errors):.0e} of their norm; after one step of Adam, {adam} of {len(scene)}",
+            plain.brief,
+            f"{plain.figures['hits']['the coordinator']} of {len(scene)} radiographs named among {len(scene)}, the "
+            f"layer's input read to {np.median(errors):.0e} of its norm; after a step of Adam, {adam} of {len(scene)}.",
             {**plain.figures, "median_relative_error": float(np.median(errors)), "adam_hits": adam},
         ),
         secure=ranking_trial(sealed_ranks, len(scene)),

@@ -95,10 +95,16 @@ def attack_transcripts(scene: Scene, make: Callable[..., Federation], transcript
         key="transcripts",
         title="Tell two updates apart",
         saw=f"{2 * transcripts} transcripts of two updates, half to learn from; the relay's, and each party's.",
-        plain=Trial(control.told_apart, f"right in {control.right} of {control.trials}", {"right": control.right}),
+        plain=Trial(
+            control.told_apart,
+            f"right in {control.right} of {control.trials}",
+            f"Right in {control.right} of {control.trials} that it had not seen.",
+            {"right": control.right},
+        ),
         secure=Trial(
             any(guesses.told_apart for guesses in found.values()),
-            f"right: {named}; the best of them within {low:.2f} to {high:.2f} at 99.9%",
+            f"right in {worst.right} of {worst.trials} at best",
+            f"Right: {named}; the best of them within {low:.2f} to {high:.2f} at 99.9%.",
             {
                 "right": {name: guesses.right for name, guesses in found.items()},
                 "trials": worst.trials,

@@ -26,13 +26,18 @@ class Trial:
 
     Attributes:
         succeeded: whether the attacker got what it wanted.
-        result: what it got, as a short phrase.
+        brief: what it got, in a few words for a table.
+        result: the same as a phrase with all that bears on it.
         figures: the numbers behind the phrase, for JSON.
     """
 
     succeeded: bool
+    brief: str
     result: str
     figures: Mapping[str, Any] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        return {"succeeded": self.succeeded, "brief": self.brief, "result": self.result, "figures": dict(self.figures)}
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,30 @@ class Finding:
     def shown(self) -> bool:
         """Whether the attack is known to work: it succeeded where updates are in clear."""
         return self.plain is None or self.plain.succeeded
+
+    def outcome(self, private: bool) -> str:
+        """Return the verdict for a study with noise or without.
+
+        ``broken``; ``inconclusive`` when the attack does not even work in clear; ``open`` when only noise would
+        help and the study adds none; else ``held``.
+        """
+        if self.secure.succeeded:
+            return "broken"
+        if not self.shown:
+            return "inconclusive"
+        return "open" if self.protection == NOISE and not private else "held"
+
+    def record(self, private: bool) -> dict[str, Any]:
+        """Return the finding for audit.json, without its pictures."""
+        return {
+            "key": self.key,
+            "title": self.title,
+            "saw": self.saw,
+            "protection": self.protection,
+            "outcome": self.outcome(private),
+            "plain": None if self.plain is None else self.plain.record(),
+            "secure": self.secure.record(),
+        }
 
 
 def better_than_chance(hits: int, trials: int, chance: float) -> bool:

@@ -114,13 +114,15 @@ def attack_images(
         saw="One site's update from one image: in clear; as the relay holds it; as a party holds its share.",
         plain=Trial(
             plain.succeeded and min(own[0]) >= RECOGNISABLE,
+            f"{plain.brief}, correlation {min(own[0]):.2f} or more",
             f"{plain.figures['hits'][readers[0]]} of {len(victims)} rebuilt and named among {len(scene)}; "
-            f"correlation with the true image {min(own[0]):.2f} to {max(own[0]):.2f}",
+            f"correlation with the true image {min(own[0]):.2f} to {max(own[0]):.2f}.",
             {**plain.figures, "correlations": [round(value, 4) for value in own[0]]},
         ),
         secure=Trial(
             secure.succeeded,
-            f"{secure.result}; correlation with the true image at most {strangers:.2f} either way",
+            f"{secure.brief}, correlation {strangers:.2f} or less",
+            f"{secure.result} Correlation with the true image at most {strangers:.2f} either way.",
             {**secure.figures, "largest_correlation": round(strangers, 4)},
         ),
         pictures=[

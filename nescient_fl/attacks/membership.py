@@ -56,13 +56,15 @@ def attack_membership(
         saw="The opened sum of five sites and the victim's update; with noise, also all others' and a party's noise.",
         plain=Trial(
             better_than_chance(open_hits, games, 0.5),
-            f"right in {open_hits} of {games} without noise",
+            f"right in {open_hits} of {games}",
+            f"Right in {open_hits} of {games} without noise.",
             {"right": open_hits, "games": games},
         ),
         secure=Trial(
             better_than_chance(noisy_hits, games, limit),
-            f"right in {noisy_hits} of {games} with noise ({low:.2f} to {high:.2f} at 99.9%; "
-            f"{budget_text(budget)} allows {limit:.2f})",
+            f"right in {noisy_hits} of {games}",
+            f"Right in {noisy_hits} of {games} with noise ({low:.2f} to {high:.2f} at 99.9%; "
+            f"{budget_text(budget)} allows {limit:.2f}).",
             {
                 "right": noisy_hits,
                 "games": games,

@@ -64,13 +64,15 @@ def attack_opened_sum(scene: Scene, make: Callable[..., Federation], budget: Pri
         saw="The opened sum, as relay and parties get it, of sites that took one step on one image each.",
         plain=Trial(
             bool(open_read),
+            f"{len(open_read)} of {count} images read",
             f"{len(open_read)} of {count} images read without noise, though not whose they are; "
-            f"{len(many_read)} after {_MANY_STEPS} steps on {each} images a site",
+            f"{len(many_read)} after {_MANY_STEPS} steps on {each} images a site.",
             {"read": len(open_read), "of": count, "read_after_many_steps": len(many_read)},
         ),
         secure=Trial(
             bool(noisy_read),
-            f"{len(noisy_read)} of {count} images read with noise ({budget_text(budget)})",
+            f"{len(noisy_read)} of {count} images read",
+            f"{len(noisy_read)} of {count} images read with noise ({budget_text(budget)}).",
             {"read": len(noisy_read), "of": count, "noise_multiplier": budget.noise_multiplier},
         ),
         protection=NOISE,

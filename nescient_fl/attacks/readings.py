@@ -54,7 +54,7 @@ def _read(words: NDArray[np.int64], weights: Weights, terms: Terms) -> Weights:
     return {name: torch.from_numpy(read.update[name]).float() for name in weights}
 
 
-def ranking_trial(ranks: dict[str, list[int]], candidates: int, more: str = "") -> Trial:
+def ranking_trial(ranks: dict[str, list[int]], candidates: int) -> Trial:
     """Judge an attack by how often it named the victim's radiograph among ``candidates``, by who attacked."""
     hits = {name: sum(rank == 1 for rank in found) for name, found in ranks.items()}
     broken = any(better_than_chance(hits[name], len(ranks[name]), 1 / candidates) for name in ranks)
@@ -67,7 +67,9 @@ def ranking_trial(ranks: dict[str, list[int]], candidates: int, more: str = "") 
         "expected_by_guessing": round(expected, 3),
         "mean_rank": {name: round(_mean(found), 2) for name, found in ranks.items()},
     }
-    return Trial(broken, f"named the right radiograph of {candidates}: {named}{more}", figures)
+    best = max(hits, key=lambda name: hits[name])
+    brief = f"{'at most ' if hits[best] and len(hits) > 1 else ''}{hits[best]} of {len(ranks[best])} radiographs named"
+    return Trial(broken, brief, f"The right radiograph of {candidates} named: {named}.", figures)
 
 
 def _mean(values: Sequence[int]) -> float:

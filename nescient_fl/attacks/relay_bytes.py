@@ -75,13 +75,15 @@ def attack_relay_bytes(scene: Scene, federation: Federation) -> Finding:
         saw=f"Every byte of the {len(passed)} messages of a round.",
         plain=Trial(
             found["plain"][0] > 0 and len(found["plain"][1]) > 0,
-            f"{found['plain'][0]:,} words of updates and counts, and {len(found['plain'][1])} of the sites' figures",
+            f"{found['plain'][0]:,} words and {len(found['plain'][1])} figures found",
+            f"{found['plain'][0]:,} words of updates and counts, and {len(found['plain'][1])} of the sites' figures.",
             {"words": found["plain"][0], "texts": found["plain"][1], "bytes": len(plain)},
         ),
         secure=Trial(
             found["secure"][0] > 0 or bool(found["secure"][1]) or bool(unexpected),
+            f"{found['secure'][0]:,} words and {len(found['secure'][1])} figures found",
             f"{found['secure'][0]} of {len(words):,} words in {total / 1e6:.1f} MB, {len(found['secure'][1])} figures, "
-            f"{len(unexpected)} fields beyond the {sum(len(fields) for fields in ALLOWED.values())} allowed",
+            f"{len(unexpected)} fields beyond the {sum(len(fields) for fields in ALLOWED.values())} allowed.",
             {
                 "words": found["secure"][0],
                 "searched_for": len(words),

@@ -43,7 +43,7 @@ def attack_by_reopening(scene: Scene, federation: Federation) -> Finding:
         key="reopening",
         title="Open a second sum and subtract",
         saw="A relay that asks restarted parties for one model's sum again, without one site.",
-        plain=plain_trial(scene, _difference(scene, updates, victim), updates[victim], "two averages subtracted"),
+        plain=plain_trial(scene, _difference(scene, updates, victim), updates[victim], "Two averages subtracted"),
         secure=relay_trial(tries),
     )
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from nescient_fl.attacks.cohorts import attack_singleton, attack_split_view, attack_sybil
@@ -18,32 +18,12 @@ from nescient_fl.attacks.membership import attack_membership
 from nescient_fl.attacks.opened_sum import attack_opened_sum
 from nescient_fl.attacks.relay_bytes import attack_relay_bytes
 from nescient_fl.attacks.reopening import attack_by_reopening
+from nescient_fl.attacks.run_transcript import read_departures
+from nescient_fl.attacks.subject import Subject
 from nescient_fl.attacks.uniformity import attack_uniformity
 from nescient_fl.attacks.victims import Scene, draw_scene
-from nescient_fl.lesion.recipe import Recipe
-from nescient_fl.mpc.privacy import PrivacyBudget
 
 SITES = 5
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What of a study the attacks depend on.
-
-    Attributes:
-        recipe, seed: the network, its inputs and its initial weights.
-        parties, clip, weight_max: how updates are sealed.
-        budget: the differential privacy that attacks on the sum are tried against.
-        private: whether the study itself adds that noise.
-    """
-
-    recipe: Recipe
-    seed: int
-    parties: int
-    clip: float
-    weight_max: int
-    budget: PrivacyBudget
-    private: bool
 
 
 ATTACKS: dict[str, str] = {
@@ -58,8 +38,9 @@ ATTACKS: dict[str, str] = {
     "reopening": "Open a second sum and subtract",
     "opened_sum": "Read an image out of the sum",
     "membership": "Tell whether a site took part",
+    "transcript": "Read what left the sites",
 }
-"""Every attack by its key, in the order in which they are made."""
+"""Every attack by its key, in the order in which they are made; the last one needs a finished run."""
 
 Told = Callable[[str, str], None]
 """Told which attack is at work, by its key, and in a phrase what it is at."""
@@ -82,32 +63,40 @@ def run_attacks(subject: Subject, folder: Path, told: Told) -> Iterator[Finding]
             opened.append(Federation(folder / f"federation-{next(numbers)}", **{**options, **changes}))
             return opened[-1]
 
-        federation = make()
         for key in ATTACKS:
             told(key, "")
-            yield _attack(key, scene, federation, make, subject, partial(told, key))
+            if key != "transcript":
+                yield _attack(key, scene, make, subject, partial(told, key))
+            elif subject.run is not None:
+                yield from read_departures(subject.run)
+
+
+def run_attacks_apart(subject: Subject, told: Told) -> Iterator[Finding]:
+    """Make all attacks in a temporary folder that is gone afterwards, keys and all."""
+    with TemporaryDirectory(prefix="nescient-audit-") as folder:
+        yield from run_attacks(subject, Path(folder), told)
 
 
 def _attack(
     key: str,
     scene: Scene,
-    federation: Federation,
     make: Callable[..., Federation],
     subject: Subject,
     progress: Progress,
 ) -> Finding:
+    # A federation of its own for each: for one global model only one sum is ever opened.
     attacks: dict[str, Callable[[], Finding]] = {
-        "dense_inversion": lambda: attack_dense_layer(scene, federation),
-        "image_inversion": lambda: attack_images(scene, federation, progress=progress),
-        "relay_bytes": lambda: attack_relay_bytes(scene, federation),
-        "uniformity": lambda: attack_uniformity(scene, federation),
+        "dense_inversion": lambda: attack_dense_layer(scene, make()),
+        "image_inversion": lambda: attack_images(scene, make(), progress=progress),
+        "relay_bytes": lambda: attack_relay_bytes(scene, make()),
+        "uniformity": lambda: attack_uniformity(scene, make()),
         "transcripts": lambda: attack_transcripts(scene, make),
-        "singleton": lambda: attack_singleton(scene, federation),
-        "sybil": lambda: attack_sybil(scene, federation),
-        "split_view": lambda: attack_split_view(scene, federation),
-        "reopening": lambda: attack_by_reopening(scene, federation),
+        "singleton": lambda: attack_singleton(scene, make()),
+        "sybil": lambda: attack_sybil(scene, make()),
+        "split_view": lambda: attack_split_view(scene, make()),
+        "reopening": lambda: attack_by_reopening(scene, make()),
         "opened_sum": lambda: attack_opened_sum(scene, make, subject.budget),
-        "membership": lambda: attack_membership(scene, federation.roster, subject.budget, progress=progress),
+        "membership": lambda: attack_membership(scene, make().roster, subject.budget, progress=progress),
     }
     return attacks[key]()
 

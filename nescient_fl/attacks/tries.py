@@ -54,7 +54,9 @@ def plain_trial(scene: Scene, got: Weights, true: Weights, how: str) -> Trial:
     named = names_the_victim(scene, got)
     return Trial(
         named and error < 0.01,
-        f"{how}: the site's update to {error:.0e} of its norm, its radiograph named among {len(scene)}",
+        "the site's update" if error < 0.01 else "not the site's update",
+        f"{how}: the site's update, {f'to {error:.0e} of its norm' if error else 'exactly'}; its radiograph "
+        f"{'' if named else 'not '}named among {len(scene)}.",
         {"relative_error": error, "named": named},
     )
 
@@ -65,7 +67,8 @@ def relay_trial(tries: Sequence[Try]) -> Trial:
     kinds = sorted({answer for attempt in tries for answer in attempt.answers})
     return Trial(
         gained > 0,
-        f"{len(tries) - gained} of {len(tries)} tries came to nothing ({', '.join(kinds)})",
+        f"{len(tries) - gained} of {len(tries)} tries came to nothing",
+        f"{len(tries) - gained} of {len(tries)} tries came to nothing ({', '.join(kinds)}).",
         {"tries": [{"what": t.what, "answers": list(t.answers), "gained": t.gained} for t in tries]},
     )
 

@@ -55,11 +55,15 @@ def attack_uniformity(scene: Scene, federation: Federation) -> Finding:
         title="Tell shares from chance",
         saw="The bytes of one update, of each party's share of it, and of its envelope; and of a second sealing.",
         plain=Trial(
-            min(plain.values()) < ALARM, f"p = {min(plain.values()):.0e}: nothing like chance", {"p_values": plain}
+            min(plain.values()) < 1e-300,
+            "p below 1e-300",
+            "Bytes as uneven as this come by chance with a probability below 1e-300.",
+            {"p_values": plain},
         ),
         secure=Trial(
             least < ALARM / len(secure) or count > 0,
-            f"least of {len(secure)} p-values {least:.2g}; {count} words the same when sealed again",
+            f"p = {least:.2g} or more",
+            f"Least of {len(secure)} p-values {least:.2g}; {count} words the same when sealed again.",
             {"p_values": secure, "repeated": repeated},
         ),
     )

@@ -5,10 +5,8 @@ script and names nothing outside itself, which its own content policy enforces. 
 the same bytes. A picture of a radiograph may only enter a report of synthetic data.
 """
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from nescient_fl.study import report_tables as tables
+from nescient_fl.study.audit_page import report_part
 from nescient_fl.study.figures import FIGURES, draw_figures
 from nescient_fl.study.figures_sites import MANY
 from nescient_fl.study.figures_style import Picture
+from nescient_fl.study.pages import jpeg_uri, page_environment
 from nescient_fl.study.report_privacy import secure_sentences, secure_table
 from nescient_fl.study.report_run import RunFolder, flat, one_line, read_run, rerun_command
 from nescient_fl.study.report_sites import SiteContent, site_contents
@@ -93,21 +93,14 @@ def render_page(
     gallery: Sequence[GalleryItem] = (),
 ) -> str:
     """Return the page's text."""
-    import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("nescient_fl.study", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = environment.loader.get_source(environment, "report.css")[0] if environment.loader else ""
+    environment, style = page_environment("report.css")
     figures = {name: (picture.title, Markup(picture.inline)) for name, picture in pictures.items()}
     return environment.get_template("report.html.j2").render(
-        style=Markup(style),
+        style=style,
         figures=figures,
+        audit=Markup(report_part(run.audit)),
         gallery=[_gallery_entry(item) for item in gallery],
         **_context(run, contents),
     )
@@ -189,12 +182,8 @@ def _federation(metrics: Mapping[str, Any]) -> tables.Table | None:
 
 
 def _gallery_entry(item: GalleryItem) -> Json:
-    from PIL import Image
-
-    stream = BytesIO()
-    Image.fromarray(item.pixels).save(stream, "JPEG", quality=82)
     return {
-        "uri": "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii"),
+        "uri": jpeg_uri(item.pixels),
         "caption": item.caption,
         "verdict": item.verdict,
         "right": item.verdict in ("lesion found", "rightly clear"),

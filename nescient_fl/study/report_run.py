@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nescient_fl.errors import UserError
+from nescient_fl.study.audit_page import read_audit
 from nescient_fl.study.report_values import Json, count, plain, real, section
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class RunFolder:
     rounds: list[Json]
     cohort: "pd.DataFrame"
     partition: "pd.DataFrame"
+    audit: Json | None = None
 
     @property
     def synthetic(self) -> bool:
@@ -50,12 +52,15 @@ def read_run(run: Path) -> RunFolder:
         # Only a blank is unknown: a site may be called NA.
         table = pd.read_csv(path, dtype=text | {"site": str}, keep_default_na=False, na_values={"age": [""]})
         tables.append(table)
+    cohort, partition = tables
     return RunFolder(
         run.resolve().name,
         _read_object(run / "config.json"),
         metrics,
         _read_lines(run / "rounds.jsonl"),
-        *tables,
+        cohort,
+        partition,
+        read_audit(run),
     )
 
 

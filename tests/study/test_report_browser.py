@@ -44,7 +44,8 @@ page.onload = () => {
     const inside = one.parentElement.closest(".scroll, .tall");
     if (inside === null && box.right > limit + 0.5) wide.push(one.tagName + "." + one.className);
   }
-  const colour = getComputedStyle(inner.querySelector("svg.figure text")).fill;
+  const label = inner.querySelector("svg.figure text");
+  const colour = label === null ? null : getComputedStyle(label).fill;
   document.body.dataset.result = JSON.stringify({
     limit, wide, empty, scroll: inner.documentElement.scrollWidth, colour,
     background: getComputedStyle(inner.body).backgroundColor,
