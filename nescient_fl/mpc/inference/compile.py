@@ -5,6 +5,7 @@ the weights and from the bounds of the inputs, which are those of the calibratio
 """
 
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -127,7 +128,9 @@ def encode_weights(network: nn.Sequential, plan: Plan) -> ModelWeights:
 def _bounds(calibration: Inputs, safety: float) -> tuple[float, float]:
     if safety < 1:
         raise PlanError(f"a safety factor is 1 or more, got {safety}")
-    return min(float(calibration.min()), 0.0) * safety, max(float(calibration.max()), 0.0) * safety
+    # Outwards to quarters: a public plan should not tell the exact brightest pixel of somebody's radiograph.
+    low = math.floor(4 * safety * min(float(calibration.min()), 0.0)) / 4
+    return low, math.ceil(4 * safety * max(float(calibration.max()), 0.0)) / 4
 
 
 def _plain(network: nn.Sequential, inputs: Inputs) -> NDArray[np.float64]:

@@ -209,6 +209,14 @@ def test_a_plan_tells_nothing_of_weights_but_widths() -> None:
     assert shapes == [{k: v for k, v in step.items() if k not in ("width", "ring", "bits")} for step in others]
 
 
+def test_bounds_are_the_calibrations_times_the_factor_outwards_to_quarters() -> None:
+    inputs = np.zeros((2, *SMALL))
+    inputs[0, 0, 0, 0], inputs[1, 1, 5, 5] = 1.01, -0.6
+    plan, _ = compile_network(two_convolutions(), SMALL, inputs, safety=2.0)
+    scale = 2**plan.input_fraction
+    assert (plan.low / scale, plan.high / scale) == (-1.25, 2.25)
+
+
 def test_calibration_inputs_must_fit() -> None:
     for inputs in (np.zeros((0, *SMALL)), np.zeros((2, 1, 19, 22)), np.full((1, *SMALL), np.nan)):
         with pytest.raises(PlanError, match="calibration"):
