@@ -58,7 +58,7 @@ class Site:
         counts = self._score(network, recipe)
         if not order.train:
             return self._report(0.0, 0.0, started), counts, None
-        optimiser = make_optimiser(network, recipe)
+        optimiser = make_optimiser(network, recipe, recipe.rate_in(order.round, order.rounds))
         batcher = make_batcher(self.data.train, recipe, self.device, recipe.batch_size)
         anchor = {name: value.to(self.device) for name, value in weights.items()}
         first = (order.round - 1) * order.local_epochs

@@ -59,7 +59,7 @@ class FederationState:
         """
         if counts.auroc is None:
             return self
-        if not keep_last and not counts.better_than(self.best.counts if self.best else None):
+        if not keep_last and not counts.supersedes(self.best.counts if self.best else None):
             return self
         return replace(self, best=BestModel(self.round, self.weights, counts))
 

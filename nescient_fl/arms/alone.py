@@ -41,7 +41,7 @@ class AloneJob:
 
 @dataclass(frozen=True)
 class AloneResult:
-    """A finished job: the best model by validation loss, its score counts there, and the history.
+    """A finished job: the best model by validation, its score counts there, and the history.
 
     ``last`` is the model after the last round; ``history`` has a line a round, from 0 (initial weights).
     """
@@ -72,6 +72,8 @@ def train_alone(job: AloneJob, report: Report) -> AloneResult:
         started = time.perf_counter()
         loss = accuracy = None
         if number:
+            for group in optimiser.param_groups:
+                group["lr"] = job.recipe.rate_in(number, job.rounds)
             for epoch in range((number - 1) * job.local_epochs, number * job.local_epochs):
                 seed = derive_seed(job.seed, "training", job.name, epoch)
                 result = train_epoch(network, optimiser, train_batcher, job.train.rows, job.recipe, seed)
@@ -100,7 +102,7 @@ def train_alone(job: AloneJob, report: Report) -> AloneResult:
 
 def _advance(state: AloneResult | None, line: dict[str, Any], counts: ScoreCounts, weights: Weights) -> AloneResult:
     history = [*(state.history if state else []), line]
-    if state is None or counts.better_than(state.counts):
+    if state is None or counts.supersedes(state.counts):
         return AloneResult(weights, weights, line["round"], counts, history)
     return AloneResult(state.weights, weights, state.round, state.counts, history)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,8 @@ def run_centralized(
             name="centralized",
             train=train,
             validation=validation,
-            recipe=settings.resolved_recipe(),
+            # Its epochs may be extended, so no step size hangs on how many there are.
+            recipe=replace(settings.resolved_recipe(), final_rate=1.0),
             rounds=epochs,
             local_epochs=1,
             seed=settings.seed,

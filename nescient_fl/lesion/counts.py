@@ -73,17 +73,33 @@ class ScoreCounts:
         auroc, _ = weighted_ranking(levels, is_positive, counts[None, :])
         return float(auroc[0])
 
-    def better_than(self, other: "ScoreCounts | None") -> bool:
-        """Say whether a model with these counts is to be preferred: it has the lower mean loss.
+    @property
+    def auroc_error(self) -> float | None:
+        """Standard error of ``auroc`` over images (Hanley and McNeil, Radiology 143, 1982); None without it."""
+        area = self.auroc
+        if area is None:
+            return None
+        positives, negatives = int(self.positives.sum()), int(self.negatives.sum())
+        above_both = area / (2 - area)  # a positive scores above two negatives
+        below_both = 2 * area**2 / (1 + area)  # a negative scores below two positives
+        variance = area * (1 - area) + (positives - 1) * (above_both - area**2)
+        variance += (negatives - 1) * (below_both - area**2)
+        return float(np.sqrt(max(variance, 0.0) / (positives * negatives)))
 
-        Every image's score weighs in the loss; AUROC on a hundred lesions jumps by several hundredths from
-        round to round and would pick a lucky one. Counts without both classes are better than nothing only.
+    def supersedes(self, earlier: "ScoreCounts | None") -> bool:
+        """Say whether a model with these counts takes the place of one of an earlier round.
+
+        It was trained longer and with smaller steps, so it does unless its AUROC is lower by more than a standard
+        error: on a hundred lesions AUROC moves by hundredths from round to round, and the highest of many rounds,
+        like the lowest loss, is a lucky one. Counts without both classes never take a place.
         """
-        if other is None:
+        if earlier is None:
             return True
-        if self.auroc is None or self.loss is None:
+        if self.auroc is None:
             return False
-        return other.auroc is None or other.loss is None or self.loss < other.loss
+        if earlier.auroc is None or earlier.auroc_error is None:
+            return True
+        return self.auroc >= earlier.auroc - earlier.auroc_error
 
     def recall(self, threshold: float = 0.5) -> float | None:
         """Share of positives scored at or above a threshold that lies on a bin's edge; None without any."""

@@ -1,6 +1,7 @@
 """How the network is trained: the write-up's recipe, and the default one that measurements led to."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -13,7 +14,9 @@ class Recipe:
     """Everything about local training but the data, the seed and the number of epochs.
 
     Attributes:
-        learning_rate: Adam's step size.
+        learning_rate: Adam's step size in the first round.
+        final_rate: share of it that is left in the last round; it falls along half a cosine (Loshchilov and
+            Hutter, "SGDR", ICLR 2017, without restarts). 1 keeps the step size.
         weight_decay: L2 penalty, added to the gradient as Adam does.
         batch_size: images a step.
         standardise: each image to mean 0 and standard deviation 1; otherwise grey levels divided by 255.
@@ -33,11 +36,14 @@ class Recipe:
     shift: int
     clip_norm: float | None = None
     proximal: float = 0.0
+    final_rate: float = 1.0
     network: NetworkOptions = field(default_factory=NetworkOptions)
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
             raise UserError(f"the learning rate must be above 0, got {self.learning_rate}")
+        if not 0 < self.final_rate <= 1:
+            raise UserError(f"the final rate is a share above 0 and up to 1, got {self.final_rate}")
         if self.weight_decay < 0 or self.proximal < 0:
             raise UserError("weight decay and the proximal term must be 0 or more")
         if self.batch_size < 1:
@@ -48,6 +54,13 @@ class Recipe:
             raise UserError(f"shift is a number of pixels from 0 to 159, got {self.shift}")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise UserError(f"the gradient's largest norm must be above 0, got {self.clip_norm}")
+
+    def rate_in(self, number: int, rounds: int) -> float:
+        """Return Adam's step size in round ``number`` of ``rounds``, the first being 1."""
+        if rounds < 2:
+            return self.learning_rate
+        fallen = (1 - math.cos(math.pi * (number - 1) / (rounds - 1))) / 2
+        return self.learning_rate * (1 - (1 - self.final_rate) * fallen)
 
 
 RECIPES = {
@@ -68,6 +81,7 @@ RECIPES = {
         standardise=True,
         flip=0.5,
         shift=8,
+        final_rate=0.05,
         network=NetworkOptions(initialisation="he"),
     ),
 }

@@ -41,9 +41,10 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device("cuda" if available and wanted != "cpu" else "cpu")
 
 
-def make_optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Adam:
-    """Return Adam (Kingma and Ba, 2015) with the recipe's step size and weight decay."""
-    return LeanAdam(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+def make_optimiser(network: nn.Module, recipe: Recipe, rate: float | None = None) -> torch.optim.Adam:
+    """Return Adam (Kingma and Ba, 2015) with the recipe's weight decay and step size, or another step size."""
+    step = recipe.learning_rate if rate is None else rate
+    return LeanAdam(network.parameters(), lr=step, weight_decay=recipe.weight_decay)
 
 
 def train_epoch(

@@ -76,9 +76,12 @@ def test_it_begins_at_the_studys_initial_weights(examples: Examples, tmp_path: P
 
 
 def test_the_best_round_by_validation_is_kept(uninterrupted: AloneResult) -> None:
-    losses = [line["loss"] for line in uninterrupted.history]
-    assert uninterrupted.round == losses.index(min(losses))
-    assert uninterrupted.counts.loss == min(losses)
+    aurocs = [line["auroc"] for line in uninterrupted.history]
+    assert uninterrupted.counts.auroc == aurocs[uninterrupted.round]
+    error = uninterrupted.counts.auroc_error
+    assert error is not None
+    # Nothing after it came near, and it came near whatever was before.
+    assert all(later < aurocs[uninterrupted.round] - error for later in aurocs[uninterrupted.round + 1 :])
 
 
 class Killed(BaseException):

@@ -1,5 +1,7 @@
 """Score histograms: they add up, and what follows from them is exact to a bin."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -121,14 +123,32 @@ def test_scores_that_are_not_finite_are_refused(bad: float) -> None:
         counts_of([0.0, bad], [0, 1])
 
 
-def test_the_better_model_has_the_lower_loss() -> None:
-    targets = np.array([0, 1], np.float32)
-    sure = ScoreCounts.of(np.array([-2.0, 2.0]), targets)
-    unsure = ScoreCounts.of(np.array([-0.1, 0.1]), targets)
-    one_class = ScoreCounts.of(np.array([4.0]), np.ones(1, np.float32))
-    assert sure.better_than(unsure)
-    assert not unsure.better_than(sure)
-    assert not sure.better_than(sure)
-    assert sure.better_than(None)
-    assert not one_class.better_than(unsure)
-    assert sure.better_than(one_class)
+def test_the_standard_error_of_auroc_by_hand() -> None:
+    counts = counts_of([1.0, 3.0, -1.0, 2.0], [1, 1, 0, 0])
+    # Area 3/4; q1 = (3/4) / (5/4) = 3/5, q2 = 2 (9/16) / (7/4) = 9/14; variance
+    # (3/16 + (3/5 - 9/16) + (9/14 - 9/16)) / 4.
+    variance = (3 / 16 + 3 / 5 - 9 / 16 + 9 / 14 - 9 / 16) / 4
+    assert counts.auroc == pytest.approx(0.75)
+    assert counts.auroc_error == pytest.approx(math.sqrt(variance))
+    assert ScoreCounts.empty().auroc_error is None
+
+
+def test_a_later_model_takes_the_place_unless_it_is_worse_by_more_than_chance() -> None:
+    def with_area(found: int, of: int = 100) -> ScoreCounts:
+        # Negatives all at 0; positives above them but for some below.
+        return counts_of([0.0] * of + [1.0] * found + [-1.0] * (of - found), [0] * of + [1] * of)
+
+    kept = with_area(90)
+    assert kept.auroc == pytest.approx(0.9)
+    assert kept.auroc_error == pytest.approx(0.0225, abs=0.0005)
+    assert with_area(95).supersedes(kept)
+    assert kept.supersedes(kept)
+    assert with_area(88).supersedes(kept)
+    assert not with_area(87).supersedes(kept)
+
+
+def test_counts_without_both_classes_never_take_a_place() -> None:
+    one_class, both = counts_of([4.0], [1]), counts_of([0.5, -0.5], [0, 1])
+    assert one_class.supersedes(None)
+    assert not one_class.supersedes(both)
+    assert both.supersedes(one_class)

@@ -1,5 +1,8 @@
 """Recipes: the named ones, changes to them, and their way through JSON."""
 
+import math
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +21,7 @@ recipes = st.builds(
     standardise=st.booleans(),
     flip=st.floats(0, 1),
     shift=st.integers(0, 159),
+    final_rate=st.floats(1e-6, 1),
     clip_norm=st.none() | positive,
     proximal=st.floats(0, 1e3),
     network=st.builds(
@@ -46,6 +50,14 @@ def test_the_papers_recipe_is_the_write_ups() -> None:
     assert (paper.clip_norm, paper.proximal, paper.network) == (None, 0.0, NetworkOptions("relu", 0.0))
 
 
+def test_the_step_size_falls_along_half_a_cosine() -> None:
+    recipe = replace(RECIPES["default"], learning_rate=1.0, final_rate=0.2)
+    assert [recipe.rate_in(number, 5) for number in (1, 3, 5)] == pytest.approx([1.0, 0.6, 0.2])
+    assert recipe.rate_in(2, 5) == pytest.approx(1 - 0.8 * (1 - math.sqrt(0.5)) / 2)
+    assert recipe.rate_in(1, 1) == 1.0
+    assert {RECIPES["paper"].rate_in(number, 9) for number in range(1, 10)} == {5e-4}
+
+
 def test_changes_of_none_keep_the_recipes_value() -> None:
     changed = choose_recipe("paper", learning_rate=0.1, batch_size=None, clip_norm=2.0)
     assert (changed.learning_rate, changed.batch_size, changed.clip_norm) == (0.1, 8, 2.0)
@@ -70,6 +82,8 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         {"shift": -1},
         {"shift": 160},
         {"clip_norm": 0.0},
+        {"final_rate": 0.0},
+        {"final_rate": 1.5},
     ],
 )
 def test_values_that_cannot_be_are_refused(change: dict[str, float]) -> None:

@@ -114,6 +114,9 @@ def test_the_update_is_trained_minus_global_and_the_model_that_came_is_left_alon
     # Adam's first steps move each weight by about the step size, 1e-3, a batch.
     largest = max(float(value.abs().max()) for value in update.values())
     assert 1e-4 < largest < 2 * RECIPE.learning_rate * 2
+    _, _, late = Site(data, CPU).answer(order(number=5), weights)
+    assert late is not None
+    assert max(float(value.abs().max()) for value in late.values()) < 2 * RECIPE.final_rate * largest
     assert (report.site, report.images) == ("icu-1", 24)
     assert 0.3 < report.loss < 1.2
     assert 0 <= report.accuracy <= 1
