@@ -16,7 +16,6 @@ from nescient_fl.study.run_folder import read_json, read_lines
 
 GOLDEN = Path(__file__).parent / "golden" / "smoke_metrics.json"
 SITES = ["site-1", "site-2", "site-3"]
-HELPERS = ["dealer", "party-1", "party-2"]
 
 pytestmark = pytest.mark.slow
 
@@ -129,7 +128,7 @@ def test_the_transcript_has_every_message_that_left_a_site(run: Path) -> None:
     transcript = read_lines(run / "transcript.jsonl")
     kinds = [(line["round"], line["kind"], line["site"]) for line in transcript]
     assert sorted(kinds) == sorted(
-        [(0, "name", node) for node in SITES + HELPERS]
+        [(0, "name", node) for node in SITES]
         + [(number, "sealed update", site) for number in (1, 2) for site in SITES]
         + [(3, "sealed scores", site) for site in SITES]
     )
