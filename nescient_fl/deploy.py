@@ -20,6 +20,7 @@ def deploy(**given: Any) -> None:
     options = {key: value for key, value in given.items() if key not in study and value is not None}
     if given["resume"] is None:
         options.setdefault("baselines", False)
+        options.setdefault("encrypted_images", 0)
     from nescient_fl.arms.engines import EngineKind
     from nescient_fl.arms.session import run_study
     from nescient_fl.deployment.launcher import DeploymentEngine

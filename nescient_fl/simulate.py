@@ -46,6 +46,13 @@ def simulate(
         float | None,
         _option("Recall that the operating point is chosen for, on validation. [dim](0.9)[/]", _STUDY),
     ] = None,
+    encrypted_images: Annotated[
+        int | None,
+        _option(
+            "Held-out radiographs that the federated model scores under encryption too; 0 for none. [dim](128)[/]",
+            _PRIVACY,
+        ),
+    ] = None,
     server_optimiser: Annotated[
         str | None,
         _option(

@@ -19,7 +19,7 @@ _MARK = "NESCIENT_TEST_MARK"
 
 SMOKE = [
     *("--phantom-images", "200", "--clients", "3", "--partition", "iid", "--min-images", "20"),
-    *("--min-positives", "4", "--rounds", "2", "--local-epochs", "1", "--device", "cpu"),
+    *("--min-positives", "4", "--rounds", "2", "--local-epochs", "1", "--device", "cpu", "--encrypted-images", "0"),
 ]
 """The smallest study with three sites of drawn radiographs."""
 
@@ -177,6 +177,24 @@ SECURE = {
     **dict.fromkeys(("max_abs_error", "epsilon", "delta", "noise_multiplier"), NUMBER),
     "shared_metrics": [str],
 }
+BOTH = {"half": SCORES, "operating_point": ({"threshold": float, **RATES}, None)}
+ENCRYPTED = {
+    **dict.fromkeys(("images", "batch", "flipped", "rounds", "bytes_per_party"), int),
+    **dict.fromkeys(("agreement", "max_abs_logit_error", "mean_abs_logit_error", "seconds_per_image"), float),
+    "stock_ratio": None,
+    "set_up": {"seconds": float, "bytes": int},
+    "offline": {"seconds_per_image": float, "bytes_per_image": int},
+    "peak_memory": dict.fromkeys(("clinic", "owner", "dealer"), int),
+    "by_layer": [
+        {
+            "layer": str,
+            **dict.fromkeys(("rounds", "bytes_sent_per_image", "bytes_received_per_image"), int),
+            **dict.fromkeys(("seconds_per_image", "waiting_per_image"), float),
+        }
+    ],
+    "plain": BOTH,
+    "encrypted": BOTH,
+}
 METRICS = {
     "format": int,
     "data": {
@@ -208,8 +226,10 @@ METRICS = {
         ],
     },
     "secure": (SECURE, None),
-    "encrypted": None,
-    "timing": dict.fromkeys(("data", "federated", "pooled", "local", "scoring", "total", "first_round"), NUMBER),
+    "encrypted": (ENCRYPTED, None),
+    "timing": dict.fromkeys(
+        ("data", "federated", "pooled", "local", "scoring", "encrypted", "total", "first_round"), NUMBER
+    ),
     "machine": {"platform": str, "cpus": int, "device": str, "python": str, "torch": str},
 }
 """metrics.json as docs/design.md has it."""

@@ -27,7 +27,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def smoke(place: Path) -> StudyProcess:
-    return run_study(*SMOKE, "--out", "smoke", folder=place)
+    return run_study(*SMOKE, "--encrypted-images", "8", "--out", "smoke", folder=place)
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,22 @@ def test_the_secure_sum_is_plain_averaging_within_its_encoding(metrics: dict[str
     assert 0 <= secure["max_abs_error"] < 1e-6
     assert secure["bytes_per_site_round"] < 830_000
     assert (secure["excluded"], secure["shared_metrics"], secure["epsilon"]) == (0, [], None)
+
+
+def test_encryption_changes_no_decision_of_the_study(run: Path, metrics: dict[str, Any]) -> None:
+    encrypted = metrics["encrypted"]
+    assert encrypted["images"] == 8
+    assert (encrypted["agreement"], encrypted["flipped"]) == (1.0, 0)
+    assert 0 < encrypted["max_abs_logit_error"] <= 1e-3
+    point = "operating_point"
+    assert encrypted["encrypted"][point]["recall"] == encrypted["plain"][point]["recall"]
+    assert encrypted["plain"][point]["threshold"] == metrics["arms"]["federated"][point]["threshold"]
+    assert encrypted["rounds"] <= 70
+    assert encrypted["bytes_per_party"] <= 3_000_000
+    assert metrics["timing"]["encrypted"] > 0
+    page = (run / "report.html").read_text()
+    assert "never saw" in page
+    assert (run / "figures" / "encrypted_time.svg").exists()
 
 
 def test_the_metrics_agree_with_the_tables(run: Path, metrics: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from nescient_fl.arms.describing import (
     describe_machine,
     describe_versions,
 )
+from nescient_fl.arms.encryption import describe_encrypted
 from nescient_fl.arms.engines import RAY, EngineKind
 from nescient_fl.arms.gallery import choose_gallery
 from nescient_fl.arms.histories import alone_history, federated_history
@@ -63,7 +65,7 @@ def conduct(
     """
     clock = _Clock(
         time.monotonic(),
-        dict.fromkeys(("data", "federated", "pooled", "local", "scoring", "total", "first_round")),
+        dict.fromkeys(("data", "federated", "pooled", "local", "scoring", "encrypted", "total", "first_round")),
     )
     device = choose_device(settings.device)
     state = load_state(run.checkpoints)
@@ -94,6 +96,10 @@ def conduct(
     metrics["federation"]["engine"] = engine_kind.name
     metrics["secure"] = describe_secure(settings, data, run, device if engine_kind.audited else None)
     clock.lap("scoring", since)
+    since = time.monotonic()
+    metrics["encrypted"] = describe_encrypted(settings, data, run, watcher, partial(_check_stop, stop))
+    if metrics["encrypted"] is not None:
+        clock.lap("encrypted", since)
     clock.lap("total", clock.started)
     metrics["timing"] = clock.parts
     write_json(run.metrics, metrics)
@@ -117,11 +123,15 @@ def _stoppable(progress: Progress, stop: threading.Event) -> Progress:
     """Hear Ctrl-C between two radiographs too: drawing and decoding them may take minutes."""
 
     def tell(what: str, done: int, total: int) -> None:
-        if stop.is_set():
-            raise Stopped
+        _check_stop(stop)
         progress(what, done, total)
 
     return tell
+
+
+def _check_stop(stop: threading.Event) -> None:
+    if stop.is_set():
+        raise Stopped
 
 
 @dataclass

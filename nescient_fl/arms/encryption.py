@@ -1,19 +1,68 @@
 """What encryption costs: held-out radiographs scored under it, beside the same model in clear."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from nescient_fl.arms.data import StudyData
+from nescient_fl.arms.scoring import describe_scores
+from nescient_fl.arms.watching import StudyWatcher
+from nescient_fl.errors import UserError
 from nescient_fl.lesion.batches import Examples
 from nescient_fl.lesion.curves import sigmoid
-from nescient_fl.lesion.metrics import Floats
+from nescient_fl.lesion.metrics import Floats, HeldOut
+from nescient_fl.lesion.training import predict_logits
 from nescient_fl.mpc.inference.owners import SET_UP
 from nescient_fl.radiographs.cache import PixelCache
+from nescient_fl.radiographs.table import patient_keys
+from nescient_fl.seeds import numpy_generator
 from nescient_fl.serving.local import LocalScores, score_locally
+from nescient_fl.serving.model import load_model
+from nescient_fl.study.run_folder import RunFolder
+from nescient_fl.study.settings import StudySettings
 
 BATCH = 8
+
+
+def describe_encrypted(
+    settings: StudySettings, data: StudyData, run: RunFolder, watcher: StudyWatcher, tick: Callable[[], None]
+) -> dict[str, Any] | None:
+    """Return the ``encrypted`` part of metrics.json: held-out images scored both ways by the run's saved model.
+
+    None when the study asks for none, or a role failed, which the watcher is told; a study is not lost by that.
+    ``tick`` is called while the roles work, and may raise to end them.
+    """
+    if not settings.encrypted_images:
+        return None
+    saved = load_model(run.model)
+    if saved.recipe.network.activation != "relu":
+        watcher.left_out(f"encrypted inference: it computes ReLU, and this network has {settings.activation}")
+        return None
+    held_out = data.examples("test")
+    rows = held_out.rows
+    if settings.encrypted_images < len(rows):
+        chosen = numpy_generator(settings.seed, "encrypted images").permutation(len(rows))
+        rows = rows[np.sort(chosen[: settings.encrypted_images])]
+    examples = replace(held_out, rows=rows)
+    plain = predict_logits(saved.network(), examples, saved.recipe, torch.device("cpu"))
+    watcher.encrypting(len(rows))
+    try:
+        logits, found = score_encrypted(
+            run.path, data.cache, examples, plain, saved.threshold, say=lambda _: None, tick=tick
+        )
+    except UserError as error:
+        watcher.left_out(f"encrypted inference: {error}")
+        return None
+    table = data.table.iloc[rows]
+    _, patients = np.unique(patient_keys(table).to_numpy(str), return_inverse=True)
+    known = HeldOut(table["target"].to_numpy(np.int64), patients.astype(np.int64))
+    both = {"plain": plain, "encrypted": logits}
+    scores = {way: describe_scores(values, saved.threshold, known, settings.seed) for way, values in both.items()}
+    return {**found, **scores}
 
 
 def score_encrypted(
@@ -25,13 +74,14 @@ def score_encrypted(
     batch: int = BATCH,
     calibration: Path | None = None,
     say: Callable[[str], None] | None = None,
+    tick: Callable[[], None] | None = None,
 ) -> tuple[Floats, dict[str, Any]]:
     """Score examples of a cache under encryption, three roles in three processes.
 
     ``plain`` are the same model's logits of the same examples in clear, float64 [n]. Returns the logits and what
     there is to say of them and of the protocol, as docs/design.md has it. Raises UserError when a role fails.
     """
-    found = score_locally(model, cache, examples.rows, batch, calibration, say)
+    found = score_locally(model, cache, examples.rows, batch, calibration, say, tick)
     return found.logits, {**_compare(found.logits, plain, threshold), **_cost(found, batch)}
 
 
@@ -74,7 +124,8 @@ def _cost(found: LocalScores, batch: int) -> dict[str, Any]:
             {
                 "layer": name,
                 "rounds": round(count["rounds"] / found.batches),
-                "bytes_per_image": round((count["bytes_sent"] + count["bytes_received"]) / images),
+                "bytes_sent_per_image": round(count["bytes_sent"] / images),
+                "bytes_received_per_image": round(count["bytes_received"] / images),
                 "seconds_per_image": round(count["seconds"] / images, 6),
                 "waiting_per_image": round(count["waiting"] / images, 6),
             }

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from nescient_fl.arms.data import cache_folder, phantom_folder
+from nescient_fl.arms.encryption import BATCH, score_encrypted
+from nescient_fl.arms.scoring import describe_scores
 from nescient_fl.errors import UserError
 from nescient_fl.lesion.batches import Examples
-from nescient_fl.lesion.curves import sigmoid
-from nescient_fl.lesion.metrics import Floats, HeldOut, score_models
+from nescient_fl.lesion.metrics import Floats, HeldOut
 from nescient_fl.lesion.training import choose_device, predict_logits
 from nescient_fl.radiographs.cache import PixelCache, build_cache, open_cache
 from nescient_fl.radiographs.cohort import CohortRule
@@ -26,7 +26,6 @@ from nescient_fl.serving.plans import calibration_of_run
 from nescient_fl.study.run_folder import read_json
 from sites.datasets import load_cohort
 
-OPERATING = ("recall", "precision", "specificity", "accuracy")
 Progress = Callable[[int, int], None]
 
 
@@ -157,26 +156,6 @@ def _unseen(table: pd.DataFrame, cache: PixelCache, seen: set[str]) -> NDArray[n
     return ~patients.isin(set(patients[known])).to_numpy()
 
 
-def plain_logits(saved: SavedModel, examples: Examples, device: torch.device) -> Floats:
-    """Score every example in clear. Returns float64 [n] logits."""
-    return predict_logits(saved.network().to(device), examples, saved.recipe, device)
-
-
-def describe_scores(logits: Floats, threshold: float | None, held_out: HeldOut, seed: int) -> dict[str, Any]:
-    """Return every figure at 0.5, and those that a threshold changes at the operating point, null without one."""
-    probabilities = sigmoid(logits)
-
-    def scores(at: float) -> dict[str, Any]:
-        generator = numpy_generator(seed, "bootstrap", len(held_out.targets))
-        return score_models([probabilities], [at], held_out, generator)
-
-    point = None
-    if threshold is not None:
-        found = scores(threshold)
-        point = {"threshold": threshold, **{name: found[name] for name in OPERATING}}
-    return {"half": scores(0.5), "operating_point": point}
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """A model scored on a dataset: the figures as written to JSON, and what they came from; logits float64 [n]."""
@@ -194,7 +173,7 @@ def evaluate_plain(path: Path, options: EvaluationOptions, progress: Progress | 
     device = choose_device(options.device)
     run = path if path.is_dir() else (path.parent if (path.parent / "config.json").is_file() else None)
     data = select_examples(saved, run, options, progress)
-    logits = plain_logits(saved, data.examples, device)
+    logits = predict_logits(saved.network().to(device), data.examples, saved.recipe, device)
     if not np.isfinite(logits).all():
         raise UserError(f"{saved.path}: its scores are not finite; it is of no use")
     figures: dict[str, Any] = {
@@ -218,8 +197,6 @@ def evaluate_encrypted(
     plain: Evaluation, options: EvaluationOptions, batch: int | None = None, say: Callable[[str], None] | None = None
 ) -> Evaluation:
     """Score the same images under encryption too. Raises UserError when a role fails."""
-    from nescient_fl.arms.encryption import BATCH, score_encrypted
-
     if batch is not None and not 1 <= batch <= MOST_IMAGES:
         raise UserError(f"--batch is a whole number from 1 to {MOST_IMAGES}, got {batch}")
     data, threshold = plain.data, plain.saved.threshold

@@ -141,5 +141,20 @@ class Scorer:
         }
 
 
+def describe_scores(logits: Floats, threshold: float | None, held_out: HeldOut, seed: int) -> dict[str, Any]:
+    """Return every figure at 0.5, and those that a threshold changes at the operating point, null without one."""
+    probabilities = sigmoid(logits)
+
+    def scores(at: float) -> dict[str, Any]:
+        generator = numpy_generator(seed, "bootstrap", len(held_out.targets))
+        return score_models([probabilities], [at], held_out, generator)
+
+    point = None
+    if threshold is not None:
+        found = scores(threshold)
+        point = {"threshold": threshold, **{name: found[name] for name in _OPERATING}}
+    return {"half": scores(0.5), "operating_point": point}
+
+
 def _mean_counts(counts: Sequence[Mapping[str, int]]) -> dict[str, float]:
     return {name: float(np.mean([count[name] for count in counts])) for name in ("tp", "fp", "tn", "fn")}

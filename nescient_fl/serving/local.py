@@ -67,13 +67,15 @@ def score_locally(
     batch: int = 8,
     calibration: Path | None = None,
     say: Callable[[str], None] | None = None,
+    tick: Callable[[], None] | None = None,
 ) -> LocalScores:
     """Score rows of a pixel cache under encryption with the model of a run's folder or a file.
 
+    ``say`` is told what the clinic says; ``tick`` is called again and again, and may raise to end it all.
     Raises UserError with what a role said when one fails.
     """
     with tempfile.TemporaryDirectory(prefix="nescient-") as folder:
-        place = _Place(Path(folder))
+        place = _Place(Path(folder), say or (lambda _: None), tick or (lambda: None))
         place.make_keys()
         extra = [] if calibration is None else ["--calibration", str(calibration)]
         serving = ("nescient_fl.serve_model", str(model), "--limit", str(len(rows)), *extra)
@@ -83,7 +85,7 @@ def score_locally(
         with place.role(DEALER, "nescient_fl.deal"), place.role(OWNER, *serving):
             clinic = place.start(CLINIC, "nescient_fl.serving.local", str(place.folder))
             try:
-                _follow(clinic, place.log(CLINIC), say or (lambda _: None))
+                place.follow(clinic, CLINIC)
             finally:
                 clinic.kill()
                 clinic.wait()
@@ -97,6 +99,8 @@ class _Place:
     """The folder of one local session: everybody's keys, what they say, and what comes out."""
 
     folder: Path
+    say: Callable[[str], None]
+    tick: Callable[[], None]
 
     @property
     def rows(self) -> Path:
@@ -151,6 +155,7 @@ class _Place:
             while not any(line.startswith(READY) for line in self.log(role).read_text().splitlines()):
                 if process.poll() is not None or time.monotonic() > end:
                     raise UserError(self.last_words(role))
+                self.tick()
                 time.sleep(_POLL_SECONDS)
             yield
         finally:
@@ -160,6 +165,17 @@ class _Place:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+    def follow(self, process: "subprocess.Popen[bytes]", role: str) -> None:
+        """Wait for the end of a process, and tell what it says."""
+        told = 0
+        while process.poll() is None:
+            lines = self.log(role).read_text(errors="replace").splitlines()
+            for line in lines[told:]:
+                self.say(line)
+            told = len(lines)
+            self.tick()
+            time.sleep(_POLL_SECONDS)
 
     def last_words(self, role: str) -> str:
         """Return the last line that a role said."""
@@ -187,16 +203,6 @@ class _Place:
         )
 
 
-def _follow(process: "subprocess.Popen[bytes]", log: Path, say: Callable[[str], None]) -> None:
-    told = 0
-    while process.poll() is None:
-        lines = log.read_text(errors="replace").splitlines()
-        for line in lines[told:]:
-            say(line)
-        told = len(lines)
-        time.sleep(_POLL_SECONDS)
-
-
 def cached_inputs(cache: PixelCache, rows: NDArray[np.int64], standardise: bool) -> Inputs:
     """Return rows of a cache as the network's inputs."""
 
@@ -214,7 +220,7 @@ def cached_inputs(cache: PixelCache, rows: NDArray[np.int64], standardise: bool)
 
 def _clinic(folder: Path) -> None:
     """Be the clinic of a local session."""
-    place = _Place(folder)
+    place = _Place(folder, print, lambda: None)
     job: Mapping[str, Any] = read_json(place.job)
     cache, rows = open_cache(Path(job["cache"])), np.load(place.rows, allow_pickle=False)
     keys = load_keys(folder / CLINIC)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nescient_fl.study import figures_arms, figures_curves, figures_sites
+from nescient_fl.study import figures_arms, figures_curves, figures_encrypted, figures_sites
 from nescient_fl.study.figures_style import Picture, draw
 from nescient_fl.study.report_sites import SiteContent, site_contents
 from nescient_fl.study.report_values import Point, count, read_arm, score, with_bounds
@@ -30,6 +30,7 @@ FIGURES = (
     "partition_views",
     "sites_recall",
     "sites_auroc",
+    *figures_encrypted.NAMES,
 )
 
 
@@ -43,6 +44,7 @@ def draw_figures(metrics: Mapping[str, Any], contents: Sequence[SiteContent]) ->
         pictures += _partition_pictures(contents)
     if read_arm(metrics, "local") and read_arm(metrics, "federated"):
         pictures += _site_pictures(metrics, contents)
+    pictures += figures_encrypted.encrypted_pictures(metrics)
     return {picture.name: picture for picture in pictures}
 
 

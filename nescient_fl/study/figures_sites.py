@@ -25,16 +25,16 @@ MANY = 25  # above this many sites a figure scrolls within the page
 BarParts = tuple[tuple[str, Sequence[float]], tuple[str, Sequence[float]]]
 
 
-def site_bars(sites: Sequence[str], parts: BarParts) -> "Figure":
-    """Draw one bar a site, split in two."""
+def site_bars(sites: Sequence[str], parts: BarParts, unit: str = "images") -> "Figure":
+    """Draw one bar a site (or whatever else the rows are), split in two."""
     figure = new_figure(_height(sites))
     axes = _site_axes(figure, sites, right=0.3)
-    _bars(axes, sites, parts)
+    _bars(axes, sites, parts, unit)
     _name_rows(axes, sites)
     return figure
 
 
-def _bars(axes: "Axes", sites: Sequence[str], parts: BarParts) -> None:
+def _bars(axes: "Axes", sites: Sequence[str], parts: BarParts, unit: str = "images") -> None:
     from matplotlib.patches import Patch
     from matplotlib.ticker import MaxNLocator
 
@@ -43,7 +43,7 @@ def _bars(axes: "Axes", sites: Sequence[str], parts: BarParts) -> None:
     edge: dict[str, Any] = {"edgecolor": COLOURS["strong"], "linewidth": 0.8}
     axes.barh(rows, strong, color=COLOURS["strong"], height=0.68, **edge)
     axes.barh(rows, soft, left=strong, color=COLOURS["soft"], height=0.68, **edge)
-    axes.set_xlabel("images")
+    axes.set_xlabel(unit)
     axes.grid(visible=False, axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     handles = [

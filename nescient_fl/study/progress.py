@@ -74,6 +74,12 @@ class TerminalWatcher:
     def scoring(self) -> None:
         self.say("Scoring every arm on the held-out patients")
 
+    def encrypting(self, images: int) -> None:
+        self.say(f"Scoring {images:,} held-out patients' radiographs under encryption")
+
+    def left_out(self, reason: str) -> None:
+        self.say(f"[yellow]left out: {escape(reason)}[/]")
+
     def _arm(self, key: str, title: str, done: int, total: int, figures: dict[str, Any]) -> None:
         note = f"round {done}/{total}  recall {_figure(figures['recall'])}  AUROC {_figure(figures['auroc'])}"
         self._update(key, done, total, note, title)

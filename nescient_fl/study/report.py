@@ -19,6 +19,7 @@ from nescient_fl.study.figures import FIGURES, draw_figures
 from nescient_fl.study.figures_sites import MANY
 from nescient_fl.study.figures_style import Picture
 from nescient_fl.study.pages import jpeg_uri, page_environment
+from nescient_fl.study.report_encrypted import encrypted_cost, encrypted_scores, encrypted_sentences
 from nescient_fl.study.report_privacy import secure_sentences, secure_table
 from nescient_fl.study.report_run import RunFolder, flat, one_line, read_run, rerun_command
 from nescient_fl.study.report_sites import SiteContent, site_contents
@@ -136,7 +137,9 @@ def _context(run: RunFolder, contents: Sequence[SiteContent]) -> Json:
         "traffic": tables.traffic_table(metrics),
         "secure": secure_table(metrics),
         "secure_sentences": secure_sentences(metrics),
-        "encrypted": _facts("Encrypted inference", metrics.get("encrypted")),
+        "encrypted_scores": encrypted_scores(metrics),
+        "encrypted_cost": encrypted_cost(metrics),
+        "encrypted_sentences": encrypted_sentences(metrics),
         "data": tables.data_tables(data),
         "notes": [plain(note) for note in data.get("notes") or []],
         "rejected": tables.rejected_lines(data.get("rejected")),

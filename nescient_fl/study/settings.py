@@ -86,6 +86,7 @@ class StudySettings:
     round_timeout: float = 3600.0
     baselines: bool = True
     target_recall: float = 0.9
+    encrypted_images: int = 128
 
     def __post_init__(self) -> None:
         _at_least("clients", self.clients, 1)
@@ -95,6 +96,7 @@ class StudySettings:
         _at_least("min-images", self.min_images, 1)
         _at_least("min-positives", self.min_positives, 1)
         _at_least("seed", self.seed, 0)
+        _at_least("encrypted-images", self.encrypted_images, 0)
         _one_of("cohort", self.cohort, COHORTS)
         _one_of("uncertain", self.uncertain, UNCERTAIN)
         _one_of("geometry", self.geometry, GEOMETRIES)

@@ -14,7 +14,8 @@ from nescient_fl.study.run_folder import RunFolder, read_json, read_lines
 
 pytestmark = pytest.mark.slow
 
-ONE_ROUND = [*SMOKE[: SMOKE.index("--rounds")], "--rounds", "1", "--local-epochs", "1", "--device", "cpu"]
+SHORT = ["--rounds", "1", "--local-epochs", "1", "--device", "cpu", "--encrypted-images", "0"]
+ONE_ROUND = [*SMOKE[: SMOKE.index("--rounds")], *SHORT]
 
 
 @pytest.fixture(scope="module")

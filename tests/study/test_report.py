@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
-from sample_run import SampleRun, edit_metrics, write_sample_run
+from sample_run import SampleRun, edit_metrics, encrypted_part, write_sample_run
 
 from nescient_fl.errors import UserError
 from nescient_fl.study.figures import partition_picture
@@ -82,6 +82,7 @@ CASES = {
     "pooled only": SampleRun(images=300, arms=("pooled",)),
     "no intervals": SampleRun(images=300, intervals=False),
     "no lesion to find": SampleRun(images=300, test_positives=False),
+    "encrypted": SampleRun(images=300, encrypted=True),
     "real": SampleRun(images=300, synthetic=False),
     "nasty": SampleRun(images=300, names=(NASTY, "</title><b>", "\u75c5\u9662 \u4e00", "x" * 300)),
 }
@@ -171,10 +172,30 @@ def test_the_badge_is_there_for_synthetic_data_only(runs: dict[str, Path]) -> No
 def test_parts_that_ran_later_are_shown_as_they_are(tmp_path: Path) -> None:
     run = write_sample_run(tmp_path / "run", SampleRun(images=200))
     assert report_text(run).count("Not part of this run.") == 2
-    edit_metrics(run, secure={"enabled": True, "parties": 2, "epsilon": None}, encrypted={"images": 10_000})
+    edit_metrics(run, secure={"enabled": True, "parties": 2, "epsilon": None}, encrypted=encrypted_part())
     text = report_text(run)
     assert "Not part of this run." not in text
     assert "Compute parties" in text
+
+
+def test_encrypted_inference_is_told_in_words_numbers_and_pictures(runs: dict[str, Path], tmp_path: Path) -> None:
+    text = " ".join(" ".join(PageReader((runs["encrypted"] / "report.html").read_text()).text).split())
+    assert "scored 128 held-out radiographs that its owner never saw" in text
+    assert "Every decision was the same as in clear." in text
+    assert "Recall at the operating point 0.900 0.840\u20130.950 0.900 0.840\u20130.950" in text
+    assert "One radiograph took 0.047 s in batches of 8" in text
+    assert "Sent by either side an image 1.35 MB" in text
+    assert "Times quicker than CrypTen" not in text
+    drawing = (runs["encrypted"] / "figures" / "encrypted_time.svg").read_text()
+    assert "46 in all; most for pool, 25" in drawing
+    assert "convolution" in drawing
+    assert not (runs["five"] / "figures" / "encrypted_time.svg").exists()
+    run = write_sample_run(tmp_path / "run", SampleRun(images=200))
+    edit_metrics(run, encrypted=encrypted_part() | {"flipped": 3, "agreement": 125 / 128, "stock_ratio": 21.5})
+    text = report_text(run)
+    assert "3 decisions were not as in clear." in text
+    assert "97.66%" in text
+    assert "Times quicker than CrypTen as it comes" in text
 
 
 def test_a_figure_of_an_earlier_report_does_not_stay(tmp_path: Path) -> None:
