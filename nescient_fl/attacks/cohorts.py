@@ -80,6 +80,7 @@ def attack_sybil(scene: Scene, federation: Federation) -> Finding:
         own = create_vault(Path(folder) / "vault", "forged", [*others, *unknown], 2, 3)
         strangers = [_forged(federation, own, name, request) for name in unknown]
         impostors = [_forged(federation, own, name, request) for name in others]
+        own.remove()
     report = fresh()
     renamed = [_renamed(report, name) for name in others]
     tries = [

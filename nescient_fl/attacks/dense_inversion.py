@@ -67,7 +67,7 @@ def attack_dense_layer(scene: Scene, federation: Federation) -> Finding:
     return Finding(
         key="dense_inversion",
         title="Invert the first dense layer",
-        saw="One site's update from one image: in clear; as the relay holds it; as each party holds its share.",
+        saw="One site's update from one image: in clear; as the relay, each party, and both together hold it.",
         plain=Trial(
             plain.succeeded and float(np.median(errors)) < _EXACT,
             plain.brief,

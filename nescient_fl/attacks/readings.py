@@ -21,17 +21,18 @@ _ENCAPSULATION = 32
 def sealed_readings(federation: Federation, scene: Scene, update: Weights, index: int) -> dict[str, Weights]:
     """Seal an update as a site does, and read it as everyone who handles it could.
 
-    Returns an update for the relay, which takes the dense envelope's ciphertext for the words themselves, and one
-    for each party, which takes its share for them.
+    Returns an update for the relay, which takes the dense envelope's ciphertext for the words themselves, one for
+    each party, which takes its share for them, and one for relay and first party together, who take the sum of both.
     """
     order = scene.order()
     site = federation.sites[index % len(federation.sites)]
     report = federation.seal(answer_of(site, update, 1), order, scene.weights)
     terms = federation.plan.terms(scene.weights, True)
-    found = {"the relay": _read(ciphertext_words(report, terms.dimension), scene.weights, terms)}
-    for rank, name in enumerate(federation.parties):
-        found[name] = _read(share_of(federation, report, rank), scene.weights, terms)
-    return found
+    ciphertext = ciphertext_words(report, terms.dimension)
+    shares = {name: share_of(federation, report, rank) for rank, name in enumerate(federation.parties)}
+    first = federation.parties[0]
+    seen = {"the relay": ciphertext, **shares, f"the relay with {first}": ciphertext + shares[first]}
+    return {name: _read(words, scene.weights, terms) for name, words in seen.items()}
 
 
 def ciphertext_words(report: SealedReport, dimension: int) -> NDArray[np.int64]:

@@ -21,7 +21,7 @@ from nescient_fl.messages import SiteReport, order_json, report_content
 from nescient_fl.mpc.envelope import ReportHeader
 from nescient_fl.mpc.shares import encode
 from nescient_fl.mpc.terms import Terms, binding
-from nescient_fl.sealed_vector import flatten, metric_words
+from nescient_fl.sealed_vector import clip_update, flatten, metric_words
 from nescient_fl.seeds import numpy_generator
 from sites.sealing import Answer
 
@@ -46,7 +46,8 @@ _CHOSEN = {"report_id", "minimum"}
 def attack_relay_bytes(scene: Scene, federation: Federation) -> Finding:
     """Search a plain and a secure round's messages for what the sites trained and counted."""
     order = scene.order(6)
-    answers = {name: _answer(scene, name, place) for place, name in enumerate(federation.sites)}
+    clip = federation.plan.clip
+    answers = {name: _answer(scene, name, place, clip) for place, name in enumerate(federation.sites)}
     terms = federation.plan.terms(scene.weights, True)
     before = len(federation.passed)
     federation.take_round(order, scene.weights, answers)
@@ -66,6 +67,7 @@ def attack_relay_bytes(scene: Scene, federation: Federation) -> Finding:
     unexpected = [f"{m.sender} to {m.receiver}: {field}" for m in passed for field in unexpected_fields(m)]
     expected = _expected_headers(scene, federation, order_json(order).encode(), terms)
     unexpected += [f"{site}: {field} in its header" for m in passed for site, field in _own_words(m, expected)]
+    unexpected += _unequal_sizes(passed)
     found = {"plain": (matches(plain, words), _present(plain, texts))}
     found["secure"] = (matches(searched + told, words), _present(searched + told, texts))
     total = sum(len(message.wire) for message in passed)
@@ -162,12 +164,12 @@ def matches(data: bytes, words: NDArray[np.uint64]) -> int:
     return found
 
 
-def _answer(scene: Scene, name: str, place: int) -> Answer:
-    """Return a site's answer with figures that nobody would meet by accident."""
+def _answer(scene: Scene, name: str, place: int, clip: float) -> Answer:
+    """Return a site's answer with figures that nobody would meet by accident, and an update that clipping leaves."""
     draw = numpy_generator(scene.seed, "audited figures", name)
     counts = ScoreCounts(draw.poisson(3.0, 384), draw.poisson(4.0, 384), float(draw.uniform(100, 200)))
     report = SiteReport(name, 301 + 13 * place, float(draw.uniform(0.5, 0.8)), float(draw.uniform(0.5, 0.9)), 1.5)
-    return Answer(report, counts, descend(scene, [place], steps=3))
+    return Answer(report, counts, clip_update(descend(scene, [place], steps=3), clip))
 
 
 def _present(data: bytes, texts: Sequence[bytes]) -> list[str]:
@@ -190,6 +192,17 @@ def _expected_headers(scene: Scene, federation: Federation, order: bytes, terms:
         "dimension": terms.dimension,
         "fraction_bits": terms.fraction_bits,
     }
+
+
+def _unequal_sizes(passed: Sequence[Passing]) -> list[str]:
+    """Return envelopes whose size differs from site to site: a size must not depend on what was trained."""
+    sealed = [message.content["sealed"] for message in passed if "sealed" in message.content]
+    sizes: dict[str, set[int]] = {}
+    for record in sealed:
+        for name, value in record.items():
+            if isinstance(value, bytes) and name.startswith("envelope"):
+                sizes.setdefault(name, set()).add(len(value))
+    return [f"{name} of {len(found)} sizes" for name, found in sizes.items() if len(found) > 1]
 
 
 def _own_words(message: Passing, expected: dict[str, object]) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,8 @@
 """What all attacks are made on: synthetic radiographs of 51 patients, and a federation of five sites."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,19 @@ def scene() -> Scene:
 
 
 @pytest.fixture
-def federation(tmp_path: Path) -> Iterator[Federation]:
-    found = Federation(tmp_path)
-    yield found
-    found.close()
+def make(tmp_path: Path) -> Iterator[Callable[..., Federation]]:
+    """Make federations whose keys and sockets are gone after the test."""
+    made: list[Federation] = []
+
+    def new(**options: Any) -> Federation:
+        made.append(Federation(tmp_path / f"federation-{len(made)}", **options))
+        return made[-1]
+
+    yield new
+    for federation in made:
+        federation.close()
+
+
+@pytest.fixture
+def federation(make: Callable[..., Federation]) -> Federation:
+    return make()

@@ -38,22 +38,22 @@ def test_every_party_refuses_by_quorum_and_nothing_is_opened(
     assert not federation.opened_anything(weights_sha256(scene.weights))
 
 
-def test_three_parties_refuse_alike(scene: Scene, tmp_path: Path) -> None:
-    finding = attack_split_view(scene, Federation(tmp_path, sites=6, parties=3))
+def test_three_parties_refuse_alike(scene: Scene, make: Callable[..., Federation]) -> None:
+    finding = attack_split_view(scene, make(sites=6, parties=3))
     assert finding.verdict == "held"
     assert all(kinds == {"QuorumError"} for kinds in answers(finding).values())
 
 
-def test_a_federation_that_allows_two_sites_is_found_wanting(scene: Scene, tmp_path: Path) -> None:
-    finding = attack_singleton(scene, Federation(tmp_path, minimum=2))
+def test_a_federation_that_allows_two_sites_is_found_wanting(scene: Scene, make: Callable[..., Federation]) -> None:
+    finding = attack_singleton(scene, make(minimum=2))
     assert finding.verdict == "broken"
     assert answers(finding)["two sites' reports"] == {"opened 2"}
     assert answers(finding)["one site's report alone"] == {"QuorumError"}
 
 
-def test_a_federation_that_needs_every_site_has_no_two_sets(scene: Scene, tmp_path: Path) -> None:
+def test_a_federation_that_needs_every_site_has_no_two_sets(scene: Scene, make: Callable[..., Federation]) -> None:
     with pytest.raises(ValueError, match="some to spare"):
-        attack_split_view(scene, Federation(tmp_path, sites=3))
+        attack_split_view(scene, make(sites=3))
 
 
 def test_forged_and_renamed_reports_are_refused_each_for_its_reason(

@@ -52,7 +52,7 @@ def test_every_plain_update_is_named_and_no_sealed_one(scene: Scene, federation:
     assert finding.plain.figures["hits"] == {"the coordinator": 51}
     assert finding.plain.figures["adam_hits"] == 51
     assert finding.verdict == "held"
-    assert set(finding.secure.figures["hits"]) == {"the relay", "party-1", "party-2"}
+    assert set(finding.secure.figures["hits"]) == {"the relay", "party-1", "party-2", "the relay with party-1"}
 
 
 def test_shares_of_zeros_masked_badly_would_be_noticed(

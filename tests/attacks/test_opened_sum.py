@@ -1,7 +1,6 @@
 """What the opened sum tells without noise, and that noise takes it away."""
 
-from itertools import count
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -32,9 +31,10 @@ def test_a_unit_that_one_image_wakes_gives_it_away_by_hand() -> None:
     assert images_read(update, torch.stack([x, z]).numpy()) == [0]
 
 
-def test_images_are_read_from_a_bare_sum_and_not_from_a_noisy_one(scene: Scene, tmp_path: Path) -> None:
-    numbers = count()
-    finding = attack_opened_sum(scene, lambda **kind: Federation(tmp_path / f"{next(numbers)}", **kind), BUDGET)
+def test_images_are_read_from_a_bare_sum_and_not_from_a_noisy_one(
+    scene: Scene, make: Callable[..., Federation]
+) -> None:
+    finding = attack_opened_sum(scene, make, BUDGET)
     assert finding.protection == NOISE
     assert finding.plain is not None
     assert finding.plain.figures["read"] >= 1

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,6 +97,14 @@ def test_a_header_says_nothing_that_the_relay_did_not_say_first() -> None:
     assert list(relay_bytes._own_words(message, expected)) == [("site-01", "dimension")]
 
 
+def test_envelopes_whose_size_tells_something_are_found() -> None:
+    def sealed(size: int) -> Passing:
+        return Passing("site-01", "relay", RecordDict({"sealed": ConfigRecord({"envelope-1": bytes(size)})}))
+
+    assert relay_bytes._unequal_sizes([sealed(80), sealed(80)]) == []
+    assert relay_bytes._unequal_sizes([sealed(80), sealed(88)]) == ["envelope-1 of 2 sizes"]
+
+
 def test_a_party_may_only_say_what_belongs_to_the_sum() -> None:
     told = {"sites": [], "excluded": [], "refused": {}, "seconds": 1.0, "bytes": 2, "stored": False, "share": [1]}
     record = ConfigRecord({"json": json.dumps(told), "total": b""})
@@ -147,10 +154,7 @@ def test_chi_square_by_hand() -> None:
     assert pair_p_value(even * 512) < ALARM
 
 
-def test_no_classifier_tells_two_updates_apart(scene: Scene, tmp_path: Path) -> None:
-    def make(sites: int) -> Federation:
-        return Federation(tmp_path / "many", sites=sites)
-
+def test_no_classifier_tells_two_updates_apart(scene: Scene, make: Callable[..., Federation]) -> None:
     finding = attack_transcripts(scene, make, transcripts=60)
     assert finding.plain is not None
     assert finding.plain.figures["right"] == 60
@@ -160,7 +164,9 @@ def test_no_classifier_tells_two_updates_apart(scene: Scene, tmp_path: Path) -> 
     assert low < 0.5 < high
 
 
-def test_a_mask_that_is_too_short_is_told_apart(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mask_that_is_too_short_is_told_apart(
+    scene: Scene, make: Callable[..., Federation], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def short(ring: Any, parties: int) -> Split:
         seeds = tuple(np.random.default_rng(int(abs(ring).sum())).bytes(32) for _ in range(parties - 1))
         masks = [expand(seed, len(ring)) & np.int64(2**10 - 1) for seed in seeds]
@@ -170,7 +176,7 @@ def test_a_mask_that_is_too_short_is_told_apart(scene: Scene, tmp_path: Path, mo
     monkeypatch.setattr(
         "nescient_fl.mpc.envelope.expand", lambda seed, count: expand(seed, count) & np.int64(2**10 - 1)
     )
-    finding = attack_transcripts(scene, lambda sites: Federation(tmp_path / "many", sites=sites), transcripts=40)
+    finding = attack_transcripts(scene, make, transcripts=40)
     assert finding.verdict == "broken"
     assert finding.secure.figures["right"]["party-2"] == 40
 
