@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from flwr.app import Message, RecordDict
 from flwr.app.message_type import MessageType
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.superlink.grid import HttpGrid
 
@@ -16,6 +17,9 @@ from nescient_fl.messages import DEALER, PARTY, SITE, read_node
 
 _POLL_SECONDS, _REMOTE_POLL_SECONDS = 0.05, 0.25
 """Between two looks for replies; over HTTP a look costs both ends some ten milliseconds of work."""
+
+REJOIN_SECONDS = 90.0
+"""How long a node that was given up may take to come back: a host's service manager, or its link, needs a while."""
 
 
 class Patience:
@@ -46,24 +50,51 @@ class Stopped(Exception):
 
 
 def exchange(
-    grid: Grid, messages: Iterable[Message], patience: Patience | float, stop: threading.Event
+    grid: Grid,
+    messages: Iterable[Message],
+    patience: Patience | float,
+    stop: threading.Event,
+    rejoin_seconds: float | None = None,
 ) -> Iterator[Message]:
     """Send messages and yield each reply as it comes, until all are in or the patience (or seconds) is over.
 
-    Raises Stopped as soon as ``stop`` is set.
+    A node that Flower gives up has ``rejoin_seconds`` to come back, by default none in a simulation: then it is
+    asked again, and else Flower's error is its reply. No question is counted twice: the first is gone with the
+    process that had it. Raises Stopped as soon as ``stop`` is set.
     """
-    pause = _REMOTE_POLL_SECONDS if isinstance(grid, HttpGrid) else _POLL_SECONDS
-    waiting = set(grid.push_messages(messages))
+    remote = isinstance(grid, HttpGrid)
+    pause = _REMOTE_POLL_SECONDS if remote else _POLL_SECONDS
+    if rejoin_seconds is None:
+        rejoin_seconds = REJOIN_SECONDS if remote else 0.0
     if not isinstance(patience, Patience):
         patience = Patience(patience)
+    sent = list(messages)
+    waiting = dict(zip(grid.push_messages(sent), sent, strict=True))
     patience.begin()
-    while waiting and not patience.over:
+    given_up: dict[int, tuple[Message, Message, float]] = {}
+    while (waiting or given_up) and not patience.over:
         if stop.is_set():
             raise Stopped
-        for reply in grid.pull_messages(list(waiting)):
-            waiting.discard(reply.metadata.reply_to_message_id)
-            yield reply
-        if waiting:
+        for reply in list(grid.pull_messages(list(waiting))) if waiting else []:
+            question = waiting.pop(reply.metadata.reply_to_message_id)
+            node = question.metadata.dst_node_id
+            # Flower's own errors name the link as their source; whose question it was is known here.
+            reply.metadata.__dict__["_src_node_id"] = node
+            if rejoin_seconds and reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE:
+                given_up[node] = question, reply, time.monotonic() + rejoin_seconds
+            else:
+                yield reply
+        back = set(grid.get_node_ids()) & set(given_up) if given_up else set()
+        for node, (question, reply, until) in list(given_up.items()):
+            if node in back:
+                again = Message(question.content, node, question.metadata.message_type)
+                waiting |= dict(zip(grid.push_messages([again]), [again], strict=True))
+            elif time.monotonic() > until:
+                yield reply
+            else:
+                continue
+            del given_up[node]
+        if waiting or given_up:
             stop.wait(pause)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nescient_fl.deployment.bundle import build_bundle, bundle_sha256
 from nescient_fl.deployment.logs import Log
+from nescient_fl.deployment.rejoin import last_node_id, sign_off
 from nescient_fl.deployment.roles import MemberSettings
 from nescient_fl.deployment.tether import flower_environment, flower_program, free_port, start_tethered, stop
 
@@ -75,6 +76,8 @@ class SuperNode:
     def _start(self) -> list[subprocess.Popen[bytes]]:
         """Start the SuperNode and its courier, which share a secret that nobody else on this host knows."""
         settings = self._settings
+        if (node := last_node_id(settings.state / "supernode.log")) is not None:
+            self._log("node signed off", node=node, told=sign_off(settings, node))
         secret = settings.state / "courier-secret"
         secret.unlink(missing_ok=True)
         secret.touch(mode=0o600)

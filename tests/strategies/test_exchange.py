@@ -2,10 +2,12 @@
 
 import threading
 import time
+from collections.abc import Iterable
 
 import pytest
 from fake_grid import FLOWERS_WORDS, FakeGrid, ToySite
 from flwr.app import Error, Message, MessageType, RecordDict
+from flwr.common.constant import ErrorCode
 
 from nescient_fl.errors import UserError
 from strategies.exchange import Stopped, exchange, failure_reason, wait_for_nodes
@@ -85,6 +87,60 @@ def test_a_request_to_stop_is_heard_while_waiting() -> None:
     assert time.monotonic() - started < 10
     with pytest.raises(Stopped):
         wait_for_nodes(FakeGrid([ToySite("x")], joining=10**9), 1, 0, 60.0, stop)
+
+
+class LossyGrid(FakeGrid):
+    """Gives up the node of one site at its first question, as a link does; it is back after some looks for it."""
+
+    def __init__(self, lost: str, back_after: int) -> None:
+        super().__init__([ToySite(name) for name in NAMES])
+        (self.lost,) = (node for node, site in self.sites.items() if site.name == lost)
+        self._looks, self._back_after = 0, back_after
+        self.questions: list[int] = []
+
+    def get_node_ids(self) -> Iterable[int]:
+        self._looks += 1
+        return [node for node in self.sites if node != self.lost or self._looks > self._back_after]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        sent = list(messages)
+        first = not self.questions
+        self.questions += [message.metadata.dst_node_id for message in sent]
+        ids = list(super().push_messages(sent))
+        for key, message in zip(ids, sent, strict=True):
+            if first and message.metadata.dst_node_id == self.lost:
+                reply = Message(Error(ErrorCode.NODE_UNAVAILABLE, "Node Unavailable"), reply_to=message)
+                # The link's own reply, not the node's.
+                reply.metadata.__dict__["_src_node_id"] = 1
+                self._replies[key] = reply
+        return ids
+
+
+def asked(grid: LossyGrid) -> list[Message]:
+    return [Message(RecordDict(), node, MessageType.QUERY) for node in grid.sites]
+
+
+def test_a_node_that_comes_back_is_asked_again_and_counted_once() -> None:
+    grid = LossyGrid("ward-1", back_after=3)
+    replies = list(exchange(grid, asked(grid), 30.0, never(), rejoin_seconds=20.0))
+    assert sorted(reply.metadata.src_node_id for reply in replies) == sorted(grid.sites)
+    assert not any(reply.has_error() for reply in replies)
+    assert sorted(grid.questions) == sorted([*grid.sites, grid.lost])
+
+
+def test_a_node_that_stays_away_is_named_by_the_error() -> None:
+    grid = LossyGrid("ward-1", back_after=10**9)
+    replies = list(exchange(grid, asked(grid), 30.0, never(), rejoin_seconds=0.2))
+    (error,) = (reply for reply in replies if reply.has_error())
+    assert error.metadata.src_node_id == grid.lost
+    assert failure_reason(error) == "Node Unavailable"
+    assert len(replies) == len(NAMES)
+
+
+def test_in_a_simulation_nobody_is_waited_for() -> None:
+    grid = LossyGrid("ward-1", back_after=0)
+    replies = list(exchange(grid, asked(grid), 30.0, never()))
+    assert [reply.metadata.src_node_id for reply in replies if reply.has_error()] == [grid.lost]
 
 
 @pytest.mark.parametrize(
