@@ -254,8 +254,8 @@ class _Heard:
         """Return why there is no sum: for good, or so that another attempt may help."""
         self.problems.update(dict.fromkeys(self.silent, "no answer"))
         self.lost |= self.silent - {self.dealer}
-        # The dealer waits longest when it is a party that was lost.
-        self.lost |= set() if self.lost else self.silent
+        if not self.lost:  # The dealer is silent for longest when it is a party that was lost.
+            self.lost |= self.silent
         words = "; ".join(f"{name}: {reason}" for name, reason in sorted(self.problems.items()))
         if self.final:
             return UserError(f"round {number}: the parties opened no sum ({words})")

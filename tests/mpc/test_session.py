@@ -21,7 +21,7 @@ from nescient_fl.mpc.errors import MaterialError, SessionAborted
 from nescient_fl.mpc.keys import MemberKeys, load_keys, new_keys, public_part
 from nescient_fl.mpc.material import MaterialRequest
 from nescient_fl.mpc.roster import Member, Roster
-from nescient_fl.mpc.session import Session
+from nescient_fl.mpc.session import Session, answer_hello, hello
 
 ID = bytes(range(32))
 TIMES = {"timeout": 1.0, "deadline": 3.0}
@@ -131,6 +131,40 @@ def test_a_dealer_that_never_comes_is_named(hosts: Hosts, pool: ThreadPoolExecut
 
     found = failures([pool.submit(party, rank) for rank in (0, 1)])
     assert "dealer" in {error.lost for error in found}
+
+
+def test_a_party_whom_nobody_meets_misses_the_dealer_first(hosts: Hosts) -> None:
+    for rank in (0, 1):
+        with pytest.raises(SessionAborted, match="dealer cannot be reached") as caught, hosts.session(rank):
+            pass
+        assert caught.value.lost == "dealer"
+
+
+def test_parties_without_a_dealer_tell_each_other(hosts: Hosts, pool: ThreadPoolExecutor) -> None:
+    """One of them had met it before it was lost."""
+    hosts.times = PATIENT
+    listener = Listener(hosts.member("dealer").address or "")
+
+    def half_a_dealer() -> None:
+        channel = None
+        while channel is None:
+            channel = listener.accept(hosts.keys("dealer"), [hosts.member("party-1")], Deadline(10))
+        assert answer_hello(channel, hello(ID, hosts.roster), Deadline(10))
+        listener.close()
+        with contextlib.suppress(SessionAborted):
+            channel.receive(HELLO, Deadline(20))
+
+    dealer = pool.submit(half_a_dealer)
+
+    def party(rank: int) -> None:
+        with hosts.session(rank) as session:
+            session.exchange(b"x")
+
+    for future in [pool.submit(party, rank) for rank in (0, 1)]:
+        error = future.exception()
+        assert isinstance(error, SessionAborted)
+        assert error.lost == "dealer", str(error)
+    dealer.result()
 
 
 def test_a_party_that_stops_talking_is_named_in_time(hosts: Hosts, pool: ThreadPoolExecutor) -> None:

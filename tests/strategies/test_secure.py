@@ -271,9 +271,11 @@ def test_a_silent_party_is_named_when_the_time_is_up(
 ) -> None:
     monkeypatch.setattr(secure, "SESSION_SECONDS", 1.0)
     run, grid = new_run(tmp_path / "run"), three.grid()
+    # The dealer, which waits for the party too, has nothing to say by then.
+    grid.helpers["dealer"].prepared = None
     grid.spoil = lambda name, number, content: None if (name, number) == ("party-2", 1) else content
     notes = federate(secure_plan(run, three), grid)
-    assert notes.aborted == [(1, "lost party-2 (party-2: no answer)")]
+    assert notes.aborted == [(1, "lost party-2 (dealer: no answer; party-2: no answer)")]
 
 
 def test_nobody_waits_for_a_dealer_once_the_sum_is_there(tmp_path: Path, three: SecureFederation) -> None:
