@@ -78,22 +78,31 @@ def draw_words(stream: SecretStream, shape: tuple[int, ...], bits: int) -> Words
 def to_wire(words: Words, bits: int) -> bytes:
     """Return the low bytes of each word, as many as the ring needs, little-endian."""
     size = wire_bytes(bits)
-    raw = np.ascontiguousarray(words, np.dtype(word_type(bits)).newbyteorder("<"))
-    width = raw.dtype.itemsize
-    return raw.reshape(-1).view(np.uint8).reshape(-1, width)[:, :size].tobytes()
+    flat = np.ascontiguousarray(words, np.dtype(word_type(bits)).newbyteorder("<")).reshape(-1)
+    if size == flat.dtype.itemsize:
+        return flat.tobytes()
+    raw = flat.view(np.uint8).reshape(len(flat), -1)
+    packed = np.empty((len(flat), size), np.uint8)
+    # Byte by byte: numpy is several times slower with rows of three bytes.
+    for byte in range(size):
+        packed[:, byte] = raw[:, byte]
+    return packed.tobytes()
 
 
 def from_wire(payload: bytes | memoryview, shape: tuple[int, ...], bits: int) -> Words:
-    """Undo ``to_wire``. Raises SessionAborted when the length is not the shape's."""
+    """Undo ``to_wire``; the result may be read-only. Raises SessionAborted when the length is not the shape's."""
     size, kind = wire_bytes(bits), np.dtype(word_type(bits)).newbyteorder("<")
     count = int(np.prod(shape))
     if len(payload) != count * size:
         raise SessionAborted(f"{len(payload)} bytes came where {count * size} belong")
     if size == kind.itemsize:
-        return np.frombuffer(payload, kind).astype(word_type(bits)).reshape(shape)
-    raw = np.zeros((count, kind.itemsize), np.uint8)
-    raw[:, :size] = np.frombuffer(payload, np.uint8).reshape(count, size)
-    return raw.reshape(-1).view(kind).astype(word_type(bits), copy=False).reshape(shape)
+        return np.frombuffer(payload, kind).astype(word_type(bits), copy=False).reshape(shape)
+    # Words that overlap: what is read of the next one lies above the ring's bits, where nothing means anything.
+    padded = np.empty(len(payload) + kind.itemsize - size, np.uint8)
+    padded[: len(payload)] = np.frombuffer(payload, np.uint8)
+    padded[len(payload) :] = 0
+    words = np.ndarray((count,), kind, padded, strides=(size,))
+    return words.astype(word_type(bits)).reshape(shape)
 
 
 def lanes(count: int) -> int:
