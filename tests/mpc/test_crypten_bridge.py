@@ -4,12 +4,9 @@ import json
 import threading
 from typing import Any
 
-import crypten
 import numpy as np
 import pytest
 import torch
-from crypten.mpc.primitives import ArithmeticSharedTensor, BinarySharedTensor
-from crypten.mpc.provider import TTPServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +14,10 @@ from nescient_fl.mpc import crypten_bridge
 from nescient_fl.mpc.crypten_bridge import SessionCommunicator, crypten_party
 from nescient_fl.mpc.errors import SessionAborted
 from tests.mpc.in_memory import InMemoryExchange, run_parties
+
+import crypten  # isort: skip
+from crypten.mpc.primitives import ArithmeticSharedTensor, BinarySharedTensor  # isort: skip
+from crypten.mpc.provider import TTPServer  # isort: skip
 
 ADD, XOR = torch.distributed.ReduceOp.SUM, torch.distributed.ReduceOp.BXOR
 WORDS = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=12)
