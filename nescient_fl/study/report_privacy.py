@@ -46,8 +46,8 @@ def secure_sentences(metrics: Mapping[str, Any]) -> str:
     if real(secure.get("epsilon")) is None:
         return said + " Without noise, the sums of many rounds may still tell something about a site."
     return said + (
-        " Noise in each sum bounds what all of them together can tell about any one site: epsilon and delta hold between"
-        " this run and one in which a site's reports are zeros. With few sites, so much noise leaves little to learn."
+        " Noise in each sum bounds what all of them together can tell about any one site: epsilon and delta hold"
+        " between this run and one in which a site's reports are zeros. With few sites, little is learned."
     )
 
 
