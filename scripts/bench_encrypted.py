@@ -3,7 +3,12 @@
     python scripts/bench_encrypted.py [--quick] [--only PART ...] [--out FILE.json]
 
 Parts: ``loopback`` batches of 1, 8 and 32 on this machine's loopback; ``delay`` with 1, 20 and 50 ms added to every
-packet one way; ``rate`` where a host sends 1 Gb/s or 100 Mb/s.
+packet one way; ``rate`` where a host sends 1 Gb/s or 100 Mb/s; ``many`` 10,000 synthetic radiographs and a trained
+model: flipped decisions and wrap-around failures. The last alone takes most of an hour.
+
+Ours are the product's commands ``serve-model`` and ``deal`` and a clinic, over mutual TLS. Its seconds are those of
+the protocol on material made ahead, as stock's are those after its model was encrypted; set-up and the making of
+material are told beside them.
 
 Stock is CrypTen 0.4.1 as it comes, its own modules, its own gloo, with its trusted first party (TFP) and its trusted
 third party (TTP) in turn. Every role is a process of its own, with one thread. Slow networks are made of network
@@ -17,6 +22,7 @@ import argparse
 import json
 import os
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,11 +32,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench_common import Line, machine, machine_line, table
+from bench_common import Line, machine, machine_line, ratios, table
 from bench_links import LOOPBACK, Condition, Network, may_make_namespaces, network
+from bench_our_roles import write_roles
 from rich.console import Console
 
-_LONGEST = 900.0
+_LONGEST = 7200.0
 """Seconds that all roles of one measurement may take."""
 _PORT = 29517
 
@@ -45,10 +52,12 @@ class Size:
     rates: tuple[float, ...]
     slow_batch: int
     slow_repeats: int
+    many: int
+    phantom: int
 
 
-FULL = Size((1, 8, 32), 3, (1.0, 20.0, 50.0), (1000.0, 100.0), 8, 1)
-QUICK = Size((1,), 1, (1.0,), (1000.0,), 1, 1)
+FULL = Size((1, 8, 32), 3, (1.0, 20.0, 50.0), (1000.0, 100.0), 8, 1, 10_000, 2400)
+QUICK = Size((1,), 1, (1.0,), (1000.0,), 1, 1, 6, 40)
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,8 @@ class Found:
     rounds: int
     bytes_sent: float
     errors: tuple[float, ...]
+    note: str = ""
+    ahead: tuple[float, ...] = ()
 
     @property
     def each(self) -> tuple[float, ...]:
@@ -92,11 +103,39 @@ def stock(provider: str) -> Contestant:
     return measure
 
 
-CONTESTANTS: dict[str, Contestant] = {"stock TFP": stock("TFP"), "stock TTP": stock("TTP")}
+def ours(net: Network, batch: int, repeats: int, warm: int) -> Found:
+    """Measure the product's own roles."""
+    with tempfile.TemporaryDirectory(prefix="nescient-bench-") as folder:
+        owner, dealer = write_roles(Path(folder), _addresses(net))
+        sizes = ("--batch", batch, "--repeats", repeats, "--warm", warm)
+        found = run_roles(net, [owner, ("bench_our_roles.py", folder, *sizes), dealer], answers=1)
+    offline = statistics.median(found["offline"]) / batch
+    note = (
+        f"; set-up {statistics.median(found['set_up']):.2f} s a session, material {offline:.3f} s and "
+        f"{found['offline_bytes'] / 2 / batch / 1e6:.1f} MB an image ahead"
+    )
+    errors = tuple(found["errors"])
+    return Found(
+        batch, tuple(found["seconds"]), found["rounds"], found["bytes_sent"], errors, note, tuple(found["offline"])
+    )
+
+
+OURS = "ours"
+CONTESTANTS: dict[str, Contestant] = {OURS: ours, "stock TFP": stock("TFP"), "stock TTP": stock("TTP")}
+
+
+def _addresses(net: Network) -> dict[str, str]:
+    def port(number: int) -> int:
+        return _free_port() if net.how == LOOPBACK else _PORT + number
+
+    return {"owner": f"{net.hosts[0].address}:{port(1)}", "dealer": f"{net.hosts[2].address}:{port(2)}"}
 
 
 def run_roles(net: Network, roles: Sequence[Sequence[object]], answers: int) -> Any:
-    """Run one script a role, each on its own host, and return the JSON that the role of index ``answers`` prints.
+    """Run a role on each host and return the JSON that the role of index ``answers`` prints as its last line.
+
+    A role is the name of a script beside this one, or ``-m`` and a module, and its arguments. When the one that
+    answers has ended well, the others are ended.
 
     Raises RuntimeError with the end of what a role said when one fails or they take too long.
     """
@@ -107,7 +146,8 @@ def run_roles(net: Network, roles: Sequence[Sequence[object]], answers: int) -> 
         try:
             for number, (script, *arguments) in enumerate(roles):
                 host = net.hosts[number]
-                command = [*host.prefix, sys.executable, str(Path(__file__).with_name(str(script)))]
+                program = "-m" if script == "-m" else str(Path(__file__).with_name(str(script)))
+                command = [*host.prefix, sys.executable, program]
                 environment = {**os.environ, "OMP_NUM_THREADS": "1"}
                 if host.device is not None:
                     environment["GLOO_SOCKET_IFNAME"] = host.device
@@ -117,19 +157,18 @@ def run_roles(net: Network, roles: Sequence[Sequence[object]], answers: int) -> 
                             [*command, *map(str, arguments)], env=environment, stdout=out, stderr=errors, text=True
                         )
                     )
-            while any(role.poll() is None for role in running):
+            failed: list[int] = []
+            while running[answers].poll() is None and not failed and time.monotonic() < end:
                 failed = [number for number, role in enumerate(running) if role.poll()]
-                if failed or time.monotonic() > end:
-                    break
                 time.sleep(0.02)
         finally:
             for role in running:
                 role.kill()
                 role.wait()
-        for number, role in enumerate(running):
-            if role.returncode:
-                said = logs[2 * number + 1].read_text()[-2000:]
-                raise RuntimeError(f"{roles[number][0]}, role {number}, ended with status {role.returncode}:\n{said}")
+        for number in [*failed, answers]:
+            if status := running[number].returncode:
+                said = "".join(log.read_text()[-2000:] for log in logs[2 * number : 2 * number + 2])
+                raise RuntimeError(f"{' '.join(map(str, roles[number][:2]))} ended with status {status}:\n{said}")
         return json.loads(logs[2 * answers].read_text().splitlines()[-1])
 
 
@@ -163,15 +202,54 @@ def measure_slow(part: str, conditions: Sequence[Condition], size: Size) -> list
     return lines
 
 
+def measure_many(size: Size) -> list[Line]:
+    """Ours alone, on many radiographs: what encryption changed."""
+    with network(3, Condition()) as net, tempfile.TemporaryDirectory(prefix="nescient-bench-") as folder:
+        owner, dealer = write_roles(Path(folder), _addresses(net), trained_on=size.phantom)
+        sizes = ("--batch", 32, "--many", size.many, "--phantom-images", size.phantom)
+        found = run_roles(net, [owner, ("bench_our_roles.py", folder, *sizes), dealer], answers=1)
+    where = f"{found['images']:,} radiographs, a trained model"
+    note = f"{found['seconds'] / found['images']:.3f} s an image online, {found['wall']:.0f} s in all, batches of 32"
+    return [
+        Line("many", f"{where}: flipped decisions", (found["flipped"],), unit="", target=0, bound="most", note=note),
+        Line("many", f"{where}: logits more than 0.1 off", (found["wrapped"],), unit="", target=0, bound="most"),
+        Line("many", f"{where}: largest logit error", (found["largest_error"],), "", target=1e-3, bound="most"),
+    ]
+
+
 def described(part: str, where: str, found: dict[str, Found], how: str) -> list[Line]:
-    """Return a contestant's figures as lines."""
+    """Return the contestants' figures as lines, and the targets where they hold: on loopback."""
     lines = []
+    loopback = part == "loopback"
     for name, figures in found.items():
         note = f"{figures.rounds} rounds, {figures.megabytes:.1f} MB an image sent by a party"
-        note = f"{note}, logit error {max(figures.errors):.1e}"
-        lines.append(
-            Line(part, f"{where}: {name}, an image", figures.each, unit="s", note=f"{note}{how and f'; {how}'}")
-        )
+        note = f"{note}, logit error {max(figures.errors):.1e}{figures.note}"
+        told = f"{note}{how and f'; {how}'}"
+        target = 0.1 if loopback and name == OURS and figures.batch > 1 else None
+        lines.append(Line(part, f"{where}: {name}, an image", figures.each, "s", target, "most", told))
+    own = found[OURS]
+    target = 8.0 if loopback and own.batch == 8 else None
+    for name in ("stock TFP", "stock TTP"):
+        quicker = ratios(found[name].each, own.each)
+        lines.append(Line(part, f"{where}: {name} / ours", quicker, target=target if "TFP" in name else None))
+    # Stock makes its material as it goes: this is what comes of counting ours too.
+    whole = [online + ahead / own.batch for online, ahead in zip(own.each, own.ahead, strict=True)]
+    lines.append(Line(part, f"{where}: stock TFP / ours with its material", ratios(found["stock TFP"].each, whole)))
+    if loopback:
+        most: dict[str, Any] = {"unit": "", "bound": "most"}
+        lines += [
+            Line(
+                part,
+                f"{where}: ours, an image",
+                own.each,
+                unit="s",
+                target=0.1 if own.batch > 1 else None,
+                bound="most",
+            ),
+            Line(part, f"{where}: ours, MB an image sent by a party", (own.megabytes,), target=3.0, **most),
+            Line(part, f"{where}: ours, rounds", (own.rounds,), target=70, **most),
+            Line(part, f"{where}: ours, largest logit error", (max(own.errors),), target=1e-3, **most),
+        ]
     return lines
 
 
@@ -179,6 +257,7 @@ PARTS: dict[str, Callable[[Size], list[Line]]] = {
     "loopback": measure_loopback,
     "delay": lambda size: measure_slow("delay", [Condition(delay=ms) for ms in size.delays], size),
     "rate": lambda size: measure_slow("rate", [Condition(rate=rate) for rate in size.rates], size),
+    "many": measure_many,
 }
 
 

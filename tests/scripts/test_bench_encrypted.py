@@ -13,7 +13,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 @pytest.mark.slow
-def test_quick_run_measures_stock_crypten_on_loopback(tmp_path: Path) -> None:
+def test_quick_run_measures_ours_and_stock_crypten_on_loopback(tmp_path: Path) -> None:
     out = tmp_path / "figures.json"
     command = [sys.executable, str(SCRIPTS / "bench_encrypted.py"), "--quick", "--only", "loopback", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -22,6 +22,10 @@ def test_quick_run_measures_stock_crypten_on_loopback(tmp_path: Path) -> None:
     assert written["quick"] is True
     stock = [line for line in written["lines"] if "stock" in line["what"] and line["unit"] == "s"]
     assert len(stock) == 2
+    ratio = next(line for line in written["lines"] if line["what"] == "batch 1: stock TFP / ours")
+    assert ratio["median"] > 1
+    rounds = next(line for line in written["lines"] if line["what"].endswith("ours, rounds"))
+    assert 0 < rounds["median"] <= rounds["target"] == 70
     for line in stock:
         assert math.isfinite(line["median"])
         # It moves 88 MB an image: quicker than this it did not run.
@@ -68,6 +72,37 @@ def test_a_slow_network_delays_every_message_both_ways(monkeypatch: pytest.Monke
             server.kill()
             server.wait()
     assert 0.08 <= seconds < 5
+
+
+@pytest.mark.slow
+def test_many_radiographs_are_scored_as_in_clear(tmp_path: Path) -> None:
+    out = tmp_path / "figures.json"
+    command = [sys.executable, str(SCRIPTS / "bench_encrypted.py"), "--quick", "--only", "many", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    flipped, wrapped, error = json.loads(out.read_text())["lines"]
+    assert (flipped["median"], wrapped["median"]) == (0, 0)
+    assert 0 < error["median"] <= 1e-3
+
+
+def test_targets_stand_where_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    from bench_encrypted import Found, described
+
+    found = {
+        "ours": Found(8, (0.8,), 41, 11e6, (1e-4,), ahead=(0.8,)),
+        "stock TFP": Found(8, (16.0,), 110, 700e6, (1e-4,)),
+        "stock TTP": Found(8, (24.0,), 110, 700e6, (1e-4,)),
+    }
+    lines = {line.what: line for line in described("loopback", "batch 8", found, "")}
+    assert lines["batch 8: stock TFP / ours"].median == pytest.approx(20)
+    assert lines["batch 8: stock TFP / ours"].target == 8
+    assert lines["batch 8: stock TTP / ours"].target is None
+    assert lines["batch 8: stock TFP / ours with its material"].median == pytest.approx(10)
+    assert lines["batch 8: ours, an image"].passed is True
+    slow = {line.what: line for line in described("delay", "20 ms, batch 8", found, "by tc netem")}
+    assert all(line.target is None for line in slow.values())
+    assert slow["20 ms, batch 8: ours, an image"].note.endswith("by tc netem")
 
 
 def test_figures_are_told_by_image(monkeypatch: pytest.MonkeyPatch) -> None:
