@@ -240,7 +240,7 @@ def _score(
     lines = read_lines(run.rounds)
     arms: dict[str, Any] = {"federated": None, "pooled": None, "local": None}
     seconds = sum(line.get("seconds", 0.0) for line in lines)
-    history = federated_history(lines)
+    history = federated_history(lines, {name: len(data.site(name).train) for name in data.sites})
     arms["federated"] = scorer.score_arm([federated], ArmRun(history, history[-1]["image_passes"], seconds))
     if results:
         names = {"pooled": ["pooled"], "local": [f"local-{name}" for name in data.sites]}

@@ -8,11 +8,14 @@ from nescient_fl.arms.alone import AloneResult
 History = list[dict[str, Any]]
 
 
-def federated_history(lines: Sequence[Mapping[str, Any]]) -> History:
-    """Turn rounds.jsonl into a history; image passes add up what the sites that answered trained on."""
+def federated_history(lines: Sequence[Mapping[str, Any]], images: Mapping[str, int]) -> History:
+    """Turn rounds.jsonl into a history; image passes add up what the sites that answered trained on.
+
+    ``images`` are the training images of each site: a round's own count is of weights, which noise makes one each.
+    """
     passes, history = 0, []
     for line in lines:
-        passes += line.get("images", 0) * line.get("local_epochs", 1)
+        passes += sum(images[name] for name in line.get("sites", ())) * line.get("local_epochs", 1)
         history.append(
             {
                 "round": line["round"],

@@ -28,11 +28,14 @@ def test_image_passes_are_those_of_the_sites_that_answered() -> None:
             {
                 "round": 1,
                 "local_epochs": 2,
-                "images": 40,  # of the sites that answered; a secure round tells no more
+                "sites": ["a", "b"],
+                "images": 40,
                 "validation": validated(0.7),
             },
-            {"round": 2, "local_epochs": 2, "images": 30, "validation": validated(0.8)},
-        ]
+            # With noise every site weighs one: that says nothing of how much was trained.
+            {"round": 2, "local_epochs": 2, "sites": ["b"], "images": 1, "validation": validated(0.8)},
+        ],
+        {"a": 10, "b": 30},
     )
     assert [entry["image_passes"] for entry in found] == [0, 80, 140]
     assert [entry["auroc"] for entry in found] == [None, 0.7, 0.8]
