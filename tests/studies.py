@@ -172,7 +172,7 @@ ARM = {
 }
 SECURE = {
     "enabled": bool,
-    **dict.fromkeys(("parties", "minimum_sites", "bytes_per_site_round", "excluded"), int),
+    **dict.fromkeys(("parties", "minimum_sites", "bytes_per_site_round", "excluded", "aborted"), int),
     **dict.fromkeys(("clip", "site_seconds", "party_seconds"), float),
     **dict.fromkeys(("max_abs_error", "epsilon", "delta", "noise_multiplier"), NUMBER),
     "shared_metrics": [str],

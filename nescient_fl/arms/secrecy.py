@@ -84,7 +84,11 @@ def describe_secure(
     if settings.aggregation == "plain":
         return None
     config = read_json(run.config)["secure"]
-    lines = [line["secure"] | {"bytes": line["by_site"]} for line in read_lines(run.rounds) if "secure" in line]
+    lines = [
+        line["secure"] | {"bytes": line["by_site"], "aborted": len(line["aborted"])}
+        for line in read_lines(run.rounds)
+        if "secure" in line
+    ]
     uploads = [site["bytes_up"] for line in lines for site in line["bytes"] if site["bytes_up"] is not None]
     sealing = [
         line["seal_seconds"]
@@ -108,6 +112,7 @@ def describe_secure(
         "site_seconds": round(float(np.median(sealing)), 6) if sealing else None,
         "party_seconds": _median([line["party_seconds"] for line in lines]),
         "excluded": sum(len(line["excluded"]) for line in lines),
+        "aborted": sum(line["aborted"] for line in lines),
         "shared_metrics": sorted({name for line in lines for name in line["shared_metrics"]}),
         "max_abs_error": audit_first_sum(settings, data, run, device) if device and epsilon is None else None,
         "epsilon": epsilon,

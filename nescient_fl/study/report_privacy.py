@@ -17,6 +17,7 @@ def secure_table(metrics: Mapping[str, Any]) -> Table | None:
         ["Fewest sites in an opened sum", count(secure.get("minimum_sites"))],
         ["Largest norm of a site's update", fixed(secure.get("clip"), 2)],
         ["Left out by the norm check, over all rounds", count(secure.get("excluded"))],
+        ["Attempts that opened no sum and were made again", count(secure.get("aborted"))],
         ["Sealed bytes a site and round", count(secure.get("bytes_per_site_round"))],
         ["A site's time to clip, share, seal and sign", _milliseconds(secure.get("site_seconds"))],
         ["A party's time a round, waiting included", _milliseconds(secure.get("party_seconds"))],

@@ -1,7 +1,7 @@
 """A Flower grid in one process: toy sites answer at once, with what their site made of the message."""
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -139,6 +139,36 @@ class FakeGrid(Grid):
     @property
     def run(self) -> Any:
         raise NotImplementedError
+
+
+class Notes:
+    """A watcher that remembers."""
+
+    def __init__(self) -> None:
+        self.joined: list[str] = []
+        self.problems: list[tuple[int, str, str]] = []
+        self.answered: list[tuple[int, str]] = []
+        self.lines: list[dict[str, Any]] = []
+        self.aborted: list[tuple[int, str]] = []
+        self.ended: list[str] = []
+
+    def sites_joined(self, names: Sequence[str]) -> None:
+        self.joined = list(names)
+
+    def site_answered(self, round_number: int, site: str, problem: str | None) -> None:
+        if problem is None:
+            self.answered.append((round_number, site))
+        else:
+            self.problems.append((round_number, site, problem))
+
+    def round_aborted(self, round_number: int, reason: str) -> None:
+        self.aborted.append((round_number, reason))
+
+    def study_ended(self, reason: str) -> None:
+        self.ended.append(reason)
+
+    def round_validated(self, line: dict[str, Any]) -> None:
+        self.lines.append(line)
 
 
 @contextmanager

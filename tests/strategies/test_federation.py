@@ -1,14 +1,14 @@
 """The federation from its first round to its last, on a grid in this process."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fake_grid import FakeGrid, ToySite
+from fake_grid import FakeGrid, Notes, ToySite
 
 from nescient_fl.errors import UserError
 from nescient_fl.lesion.network import build_network, get_weights, weights_sha256
@@ -22,36 +22,6 @@ from strategies.server_optimiser import ServerOptimiser
 from strategies.state import FederationState, load_state, save_state
 
 NAMES = ("a-1", "b-1", "c-1")
-
-
-class Notes:
-    """A watcher that remembers."""
-
-    def __init__(self) -> None:
-        self.joined: list[str] = []
-        self.problems: list[tuple[int, str, str]] = []
-        self.answered: list[tuple[int, str]] = []
-        self.lines: list[dict[str, Any]] = []
-        self.aborted: list[tuple[int, str]] = []
-        self.ended: list[str] = []
-
-    def sites_joined(self, names: Sequence[str]) -> None:
-        self.joined = list(names)
-
-    def site_answered(self, round_number: int, site: str, problem: str | None) -> None:
-        if problem is None:
-            self.answered.append((round_number, site))
-        else:
-            self.problems.append((round_number, site, problem))
-
-    def round_aborted(self, round_number: int, reason: str) -> None:
-        self.aborted.append((round_number, reason))
-
-    def study_ended(self, reason: str) -> None:
-        self.ended.append(reason)
-
-    def round_validated(self, line: dict[str, Any]) -> None:
-        self.lines.append(line)
 
 
 def new_run(folder: Path) -> Path:

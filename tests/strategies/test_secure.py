@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Error, RecordDict
-from test_federation import Notes, final, final_sha256, kill_at, lines_of, new_run, plan
+from test_federation import final, final_sha256, kill_at, lines_of, new_run, plan
 
 from nescient_fl.errors import UserError
 from nescient_fl.lesion.counts import ScoreCounts
@@ -23,6 +23,7 @@ from sites import sealing
 from strategies import federation as federation_module
 from strategies import secure
 from strategies.federation import FederatedAveraging, FederationPlan
+from tests.strategies.fake_grid import Notes
 from tests.strategies.secure_grid import NAMES, SealingSite, SecureFederation, SecureGrid
 
 Content = RecordDict | Error | None
