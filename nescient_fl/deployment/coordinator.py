@@ -12,6 +12,7 @@ from typing import Any
 
 from nescient_fl.deployment.bundle import build_bundle, bundle_sha256
 from nescient_fl.deployment.control import Control
+from nescient_fl.deployment.founding import save_founded_model
 from nescient_fl.deployment.health import Health
 from nescient_fl.deployment.logs import Log, make_log
 from nescient_fl.deployment.node_keys import NodeBinding, check_binding, read_bindings
@@ -21,6 +22,7 @@ from nescient_fl.errors import UserError
 from nescient_fl.mpc.errors import MpcError
 from nescient_fl.mpc.roster import read_signed
 from nescient_fl.study.run_folder import RunFolder, read_lines, write_json
+from strategies.state import load_state
 
 EVENTS = "events.jsonl"
 _LINK_SECONDS = 120.0
@@ -141,6 +143,9 @@ def _conduct(
             log("run ended", reason=ended)
             if ended:
                 raise UserError(ended)
+            reached = load_state(run.checkpoints)
+            if reached is not None and (sha256 := save_founded_model(run, reached)) is not None:
+                log("model written", path=run.model, sha256=sha256)
             return
     log("stopping", run=state.run_id)
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from nescient_fl.errors import UserError
-from nescient_fl.mpc.errors import RosterError
+from nescient_fl.mpc.ceremony import authority_key
+from nescient_fl.mpc.errors import MpcError, RosterError
 from nescient_fl.mpc.roster import check_name
 
 PREFIX = "NESCIENT_"
@@ -24,8 +25,8 @@ class RoleSettings:
 
     Attributes:
         state: the role's own folder, for its socket, logs, transcript and Flower's files.
-        roster: the signed roster, and ``authority`` the public key in hex of whoever signs it; neither in a
-            federation that sends updates in clear.
+        roster: the signed roster, and ``authority`` the public key in hex of whoever signs it, or in a file the
+            path of its member file; neither in a federation that sends updates in clear.
         health_port: where ``/health`` is answered on the loopback interface; 0 for nowhere.
     """
 
@@ -176,8 +177,11 @@ def read_role(kind: type[_Role], path: Path, environment: Mapping[str, str]) -> 
     if absent := [name for name in missing if name not in values]:
         raise UserError(f"--config {path}: {_listed(absent)} must be set")
     try:
+        if values.get("authority"):
+            text = values["authority"]
+            values["authority"] = authority_key(text if len(text) == 64 else str(path.parent / text))
         return kind(**values)
-    except UserError as error:
+    except (UserError, MpcError) as error:
         raise UserError(f"--config {path}: {error}") from None
 
 
