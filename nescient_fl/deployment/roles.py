@@ -160,6 +160,7 @@ def read_role(kind: type[_Role], path: Path, environment: Mapping[str, str]) -> 
         raise UserError(f"--config {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path}: {error}") from None
+    folder = path.resolve().parent
     hints = get_type_hints(kind)
     values: dict[str, Any] = {}
     for key, value in table.items():
@@ -168,7 +169,7 @@ def read_role(kind: type[_Role], path: Path, environment: Mapping[str, str]) -> 
             near = difflib.get_close_matches(name, hints, 1)
             hint = f"did you mean {near[0].replace('_', '-')!r}?" if near else f"it has {_listed(hints)}"
             raise UserError(f"--config {path}: unknown setting {key!r}; {hint}")
-        values[name] = _typed(hints[name], value, path.parent, f"--config {path}: {key}")
+        values[name] = _typed(hints[name], value, folder, f"--config {path}: {key}")
     for name, hint in hints.items():
         variable = PREFIX + name.upper()
         if variable in environment:
@@ -179,7 +180,7 @@ def read_role(kind: type[_Role], path: Path, environment: Mapping[str, str]) -> 
     try:
         if values.get("authority"):
             text = values["authority"]
-            values["authority"] = authority_key(text if len(text) == 64 else str(path.parent / text))
+            values["authority"] = authority_key(text if len(text) == 64 else str(folder / text))
         return kind(**values)
     except (UserError, MpcError) as error:
         raise UserError(f"--config {path}: {error}") from None
