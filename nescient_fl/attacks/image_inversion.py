@@ -40,7 +40,7 @@ def rebuild_images(
     network: LesionNetwork, features: NDArray[np.float64], progress: Progress | None = None
 ) -> NDArray[np.float32]:
     """Return images, float32 [n, 320, 390], whose pooled features are near the given ones, float64 [n, 1560]."""
-    wanted = torch.from_numpy(np.clip(features, 0, _LARGEST_FEATURE)).float()
+    wanted = torch.from_numpy(np.clip(features, _least_feature(network), _LARGEST_FEATURE)).float()
     scale = wanted.square().sum(1).clamp_min(1e-12)
     for parameter in network.parameters():
         parameter.requires_grad_(False)
@@ -59,6 +59,11 @@ def rebuild_images(
         images = _enlarged(coarse.detach())
     found: NDArray[np.float32] = images[:, 0].numpy()
     return found
+
+
+def _least_feature(network: LesionNetwork) -> float:
+    """Return the least value of the activation: 0 of ReLU, a little less of GELU."""
+    return float(network[1](torch.linspace(-4, 0, 401)).min())
 
 
 def _enlarged(grid: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Radiographs read and rebuilt from plain updates, and nothing from sealed ones."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from nescient_fl.attacks.evidence import correlations, rank_of
 from nescient_fl.attacks.federation import Federation, answer_of
 from nescient_fl.attacks.image_inversion import RECOGNISABLE, attack_images, grey_levels, rebuild_images
 from nescient_fl.attacks.victims import Scene, descend, draw_scene, features_of, take_adam_step
-from nescient_fl.lesion.network import Weights
+from nescient_fl.lesion.network import NetworkOptions, Weights
 from nescient_fl.lesion.recipe import choose_recipe
 from nescient_fl.mpc.shares import Split
 
@@ -83,8 +85,10 @@ def test_radiographs_are_rebuilt_from_plain_updates_only(scene: Scene, federatio
 
 
 @pytest.mark.slow
-def test_the_paper_recipe_is_no_safer() -> None:
-    scene = draw_scene(choose_recipe("paper"), images=30, phantom_seed=5)
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_the_paper_recipe_is_no_safer(activation: Literal["relu", "gelu"]) -> None:
+    recipe = choose_recipe("paper", network=NetworkOptions(activation=activation))
+    scene = draw_scene(recipe, images=30, phantom_seed=5)
     image = rebuild_images(scene.network(), recover_features(descend(scene, [4]))[None])[0]
     like = correlations(image.ravel(), scene.pixels.reshape(30, -1).astype(np.float32))
     assert rank_of(4, like) == 1
