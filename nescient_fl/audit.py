@@ -23,9 +23,10 @@ def audit(
 ) -> None:
     """Attack secure aggregation as relay, party and outsider, and compare with plain averaging.
 
-    Every attack is first shown to work on updates in clear, then tried on sealed ones with a study's settings. The
-    sites, their synthetic radiographs and their keys are made for the audit. Ends with status 1 if an attack on
-    sealed updates succeeds.
+    Every attack is first shown to work on updates in clear, then tried on sealed
+    ones with the settings of RUN, a finished secure study, or with the defaults.
+    Sites, synthetic radiographs and keys are made for the audit. Ends with
+    status 1 if an attack on what is protected succeeds.
     """
     import os
     import time
