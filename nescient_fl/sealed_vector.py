@@ -6,6 +6,7 @@ in 1/1024 or, at large sites, coarser. A round that only scores has no update. E
 like one site's.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -66,7 +67,7 @@ def shapes_of(weights: Weights) -> dict[str, tuple[int, ...]]:
 
 def clip_update(update: Weights, clip: float) -> Weights:
     """Scale an update, float32, down to an L2 norm of ``clip`` if it is longer."""
-    norm = float(torch.sqrt(sum((value.double().square().sum() for value in update.values()), torch.zeros(()))))
+    norm = math.hypot(*(float(torch.linalg.vector_norm(value, dtype=torch.float64)) for value in update.values()))
     if norm <= clip:
         return update
     return {name: (value.double() * (clip / norm)).float() for name, value in update.items()}
@@ -74,7 +75,12 @@ def clip_update(update: Weights, clip: float) -> Weights:
 
 def flatten(update: Weights, weight: int) -> NDArray[np.float64]:
     """Return weight times update as one float64 vector, names sorted."""
-    return weight * np.concatenate([update[name].double().numpy().ravel() for name in sorted(update)])
+    flat, start = np.empty(sum(value.numel() for value in update.values())), 0
+    for name in sorted(update):
+        values = update[name].numpy().ravel()
+        np.multiply(values, weight, out=flat[start : start + len(values)], dtype=np.float64)
+        start += len(values)
+    return flat
 
 
 def metric_words(counts: ScoreCounts, loss: float, accuracy: float, weight_max: int) -> NDArray[np.int64]:

@@ -53,9 +53,10 @@ def split(ring: NDArray[np.int64], parties: int) -> Split:
     if parties < 2:
         raise ValueError("a secret is shared among two parties at least")
     seeds = tuple(fresh_seed() for _ in range(parties - 1))
-    last = ring.astype(np.int64, copy=True)
+    last = ring
     for seed in seeds:
-        last -= expand(seed, len(ring))
+        share = expand(seed, len(ring))
+        last = np.subtract(last, share, out=share)
     return Split(seeds, last)
 
 
