@@ -1,6 +1,7 @@
 """The coordinator at work: its link, the members it admits, and one run of the federation to its end."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from nescient_fl.deployment.health import Health
 from nescient_fl.deployment.logs import Log, make_log
 from nescient_fl.deployment.node_keys import NodeBinding, check_binding, read_bindings
 from nescient_fl.deployment.roles import CoordinatorSettings, host_and_port
-from nescient_fl.deployment.tether import flower_environment, flower_program, start_tethered, stop
+from nescient_fl.deployment.tether import flower_environment, start_tethered, stop
 from nescient_fl.errors import UserError
 from nescient_fl.mpc.errors import MpcError
 from nescient_fl.mpc.roster import read_signed
@@ -52,7 +53,7 @@ def run_coordinator(settings: CoordinatorSettings) -> None:
     def check() -> tuple[bool, dict[str, Any]]:
         return state.stage in ("running", "finished"), {"role": "coordinator", "state": state.stage}
 
-    with Health(settings.health_port, check), _link(settings, log) as link:
+    with Health(settings.health_port, check), open_link(settings, log) as link:
         _conduct(settings, members, link, state, halt, log)
 
 
@@ -77,7 +78,7 @@ def admitted(settings: CoordinatorSettings) -> list[NodeBinding]:
 
 
 @dataclass(frozen=True)
-class _Link:
+class Link:
     """The running link: whether its process lives, and how to talk to it."""
 
     control: Control
@@ -85,11 +86,21 @@ class _Link:
 
 
 @contextmanager
-def _link(settings: CoordinatorSettings, log: Log) -> Iterator[_Link]:
+def open_link(settings: CoordinatorSettings, log: Log) -> Iterator[Link]:
+    """Run the link while the context lasts."""
     host, port = host_and_port(settings.listen)
     process = start_tethered(
         [
-            *(flower_program("flower-superlink"), "--host", host, "--port", str(port), "--enable-supernode-auth"),
+            *(
+                sys.executable,
+                "-m",
+                "nescient_fl.deployment.link",
+                "--host",
+                host,
+                "--port",
+                str(port),
+                "--enable-supernode-auth",
+            ),
             *("--ssl-certfile", settings.certificate, "--ssl-keyfile", settings.key),
             *("--ssl-ca-certfile", settings.ca, "--disable-runtime-dependency-installation"),
         ],
@@ -100,7 +111,7 @@ def _link(settings: CoordinatorSettings, log: Log) -> Iterator[_Link]:
     log("link started", process=process.pid, listen=settings.listen)
     control = Control(settings.listen, settings.ca)
     try:
-        yield _Link(control, lambda: process.poll() is None)
+        yield Link(control, lambda: process.poll() is None)
     finally:
         control.close()
         stop(process, _STOP_SECONDS)
@@ -109,7 +120,7 @@ def _link(settings: CoordinatorSettings, log: Log) -> Iterator[_Link]:
 def _conduct(
     settings: CoordinatorSettings,
     members: list[NodeBinding],
-    link: _Link,
+    link: Link,
     state: _State,
     halt: threading.Event,
     log: Log,

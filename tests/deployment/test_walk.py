@@ -26,6 +26,18 @@ set -euo pipefail
 nescient() { "$PYTHON" -m nescient_fl.cli "$@"; }
 scp() { local to="${@: -1}"; cp "${@:1:$#-1}" "$HOSTS/${to%%:*}/${to#*:}"; }
 """
+_CONTROL = """
+"$PYTHON" - <<'END'
+import http.client, ssl
+link = http.client.HTTPSConnection("10.77.0.1", 9092, context=ssl.create_default_context(cafile="ca.pem"))
+for path, wanted in (("/v1/control/start-run", 403), ("/v1/runtime/acquire-task", 403), ("/health", 200)):
+    link.request("POST" if path.startswith("/v1") else "GET", path)
+    answer = link.getresponse()
+    answer.read()
+    assert answer.status == wanted, (path, answer.status)
+END
+"""
+"""From another host nobody starts runs of their own at the link."""
 STUDY = """rounds = 1
 local-epochs = 1
 min-images = 20
@@ -139,6 +151,8 @@ def test_the_walk_makes_a_model_on_three_hosts(network: Network) -> None:
         if "nescient coordinator" in commands and way == "stays":
             link = network.folder / "host-1" / "coordinator-state" / "superlink.log"
             wait_for(lambda link=link: link.exists() and "Uvicorn running" in link.read_text(), process, log)
+    refused = network.folder / "refused.log"
+    assert network.start("host-2", _CONTROL, refused, alone=False).wait(120) == 0, refused.read_text()
     commands, coordinator, log = running[0]
     assert "coordinator" in commands
     assert coordinator.wait(400) == 0, log.read_text() + "".join(path.read_text() for _, _, path in running[1:])

@@ -2,12 +2,13 @@
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pytest
 from fake_grid import FLOWERS_WORDS, FakeGrid, ToySite
 from flwr.app import Error, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
+from flwr.proto.node_pb2 import NodeInfo  # pylint: disable=no-name-in-module
 
 from nescient_fl.errors import UserError
 from strategies.exchange import Stopped, exchange, failure_reason, wait_for_nodes
@@ -44,6 +45,37 @@ def test_too_few_nodes_are_counted() -> None:
 def test_two_nodes_may_not_be_one_site() -> None:
     with pytest.raises(UserError, match="two nodes say that they are x"):
         wait_for_nodes(FakeGrid([ToySite("x"), ToySite("x")]), 2, 0, 5.0, never())
+
+
+class KeyedGrid(FakeGrid):
+    """Knows each node's public key, as a real link does: here the name that it was admitted for."""
+
+    def __init__(self, admitted: Mapping[str, str]) -> None:
+        """``admitted`` has the key of each node by the name that it will say."""
+        super().__init__([ToySite(name) for name in admitted])
+        self._keys = admitted
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        return [NodeInfo(node_id=node, public_key=self._keys[site.name].encode()) for node, site in self.sites.items()]
+
+
+def test_nodes_are_who_their_keys_were_admitted_for() -> None:
+    owners = {f"key of {name}": (name, "site") for name in NAMES}
+    grid = KeyedGrid({name: f"key of {name}" for name in NAMES} | {"stranger": "key of nobody"})
+    assert list(wait_for_nodes(grid, 4, 0, 5.0, never(), owners).sites) == NAMES
+
+
+def test_a_node_that_says_anothers_name_is_refused_by_both_names() -> None:
+    owners = {f"key of {name}": (name, "site") for name in ("icu-1", "ward-1")}
+    grid = KeyedGrid({"icu-1": "key of icu-1", "outpatient-1": "key of ward-1"})
+    with pytest.raises(UserError, match="the node of site ward-1 says that it is site outpatient-1"):
+        wait_for_nodes(grid, 2, 0, 5.0, never(), owners)
+
+
+def test_a_node_in_another_role_is_refused() -> None:
+    owners = {"key of icu-1": ("icu-1", "party")}
+    with pytest.raises(UserError, match="the node of party icu-1 says that it is site icu-1"):
+        wait_for_nodes(KeyedGrid({"icu-1": "key of icu-1"}), 1, 0, 5.0, never(), owners)
 
 
 class Unable(ToySite):
