@@ -24,7 +24,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -177,24 +177,46 @@ def _report_digest(copy: PartyCopy) -> str:
     return hashlib.sha256(whole).hexdigest()
 
 
+@dataclass(frozen=True)
+class _Held:
+    """What a party says that it holds for a model."""
+
+    sum: tuple[str, ...]
+    binding: str
+    released: bool
+
+    @classmethod
+    def of(cls, entry: StoredSum) -> "_Held":
+        return cls((entry.session, entry.reports, *entry.sites), entry.binding, entry.released)
+
+    @classmethod
+    def read(cls, value: Any) -> "_Held | None":
+        if value is None:
+            return None
+        return cls(tuple(str(part) for part in value["sum"]), str(value["binding"]), bool(value["released"]))
+
+
 def _settle_stored(request: SumRequest, roster: Roster, session: PartySession, store: PartyStore) -> StoredSum | None:
     """Find out whether all parties hold one sum for this model already.
 
     Raises AlreadyOpenedError when a share of another sum, or of one on other terms, was released somewhere.
     """
     mine = store.sum_for(request.model)
-    state = None
-    if mine is not None:
-        same = [mine.session, mine.reports, *mine.sites]
-        state = {"sum": same, "binding": mine.binding, "released": mine.released}
-    states = []
-    for party, answer in zip(roster.parties, session.exchange(json.dumps(state).encode()), strict=True):
-        states.append(_read(party.name, answer, _Held.read))
+    state = None if mine is None else asdict(_Held.of(mine))
+    answers = session.exchange(json.dumps(state).encode())
+    states = [_read(party.name, answer, _Held.read) for party, answer in zip(roster.parties, answers, strict=True)]
+    return _settled(mine, states, request.binding, store)
+
+
+def _settled(
+    mine: StoredSum | None, states: Sequence[_Held | None], wanted: str, store: PartyStore
+) -> StoredSum | None:
+    """Return the sum that all parties hold on these terms; None, and nothing is held here, when there is none."""
     held = [entry for entry in states if entry is not None]
     if not held:
         return None
     alike = len(held) == len(states) and len({entry.sum for entry in held}) == 1
-    if alike and all(entry.binding == request.binding for entry in held):
+    if alike and all(entry.binding == wanted for entry in held):
         return mine
     if any(entry.released for entry in held):
         if alike:
@@ -205,21 +227,6 @@ def _settle_stored(request: SumRequest, roster: Roster, session: PartySession, s
     if mine is not None:
         store.withdraw(mine)
     return None
-
-
-@dataclass(frozen=True)
-class _Held:
-    """What a party says that it holds for a model."""
-
-    sum: tuple[str, ...]
-    binding: str
-    released: bool
-
-    @classmethod
-    def read(cls, value: Any) -> "_Held | None":
-        if value is None:
-            return None
-        return cls(tuple(str(part) for part in value["sum"]), str(value["binding"]), bool(value["released"]))
 
 
 def _read(party: str, answer: bytes, reader: Callable[[Any], T]) -> T:
