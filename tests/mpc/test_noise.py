@@ -82,7 +82,7 @@ def test_each_party_adds_noise_of_full_variance_to_the_opened_sum(
     words = [vector_of(number) for number in range(5)]
     own: list[NDArray[np.int64]] = []
     draw = party._noise
-    monkeypatch.setattr(party, "_noise", lambda terms: own.append(draw(terms)) or own[-1])
+    monkeypatch.setattr(party, "_noise", lambda terms: own.append(draw(terms)) or own[-1].copy())
     request = federation.request(terms=terms)
     reports = [federation.report(site, word, request) for site, word in zip(federation.sites, words, strict=True)]
     results = federation.open(request, reports)
