@@ -48,7 +48,9 @@ def audit(
     findings = []
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("[dim]{task.fields[phrase]}"), console=console, transient=True) as bar:
-        task = bar.add_task("Drawing synthetic radiographs", total=len(ATTACKS), phrase="")
+        # The last attack is on a run's own record.
+        total = len(ATTACKS) - (subject.run is None)
+        task = bar.add_task("Drawing synthetic radiographs", total=total, phrase="")
 
         def told(key: str, phrase: str) -> None:
             bar.update(task, description=ATTACKS.get(key, "Drawing synthetic radiographs"), phrase=phrase)

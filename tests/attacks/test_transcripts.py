@@ -154,13 +154,26 @@ def test_chi_square_by_hand() -> None:
     assert pair_p_value(even * 512) < ALARM
 
 
-def test_no_classifier_tells_two_updates_apart(scene: Scene, make: Callable[..., Federation]) -> None:
+def test_no_classifier_tells_two_updates_apart(
+    scene: Scene, make: Callable[..., Federation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths: list[int] = []
+
+    def watched(features: Any, labels: Any) -> distinguisher.Guesses:
+        widths.append(features.shape[1])
+        return guess(features, labels)
+
+    monkeypatch.setattr(distinguisher, "guess", watched)
     finding = attack_transcripts(scene, make, transcripts=60)
     assert finding.plain is not None
     assert finding.plain.figures["right"] == 60
     assert finding.verdict == "held"
     assert set(finding.secure.figures["right"]) == {"the relay", "party-1", "party-2"}
     low, high = finding.secure.figures["interval"]
+    # Plain words, the relay's envelopes, and each party's share with what it heard of each report in the session.
+    plain, relay, *parties = widths
+    assert plain == relay
+    assert min(parties) >= 2 * relay
     assert low < max(finding.secure.figures["right"].values()) / 60 < high
 
 
