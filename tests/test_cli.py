@@ -17,7 +17,7 @@ from PIL import Image
 from toy_dataset import COLUMNS, write_table
 
 from nescient_fl import cli
-from nescient_fl.arms import conduct
+from nescient_fl.arms import engines
 from nescient_fl.errors import UserError
 from nescient_fl.simulate import simulate
 from nescient_fl.study.run_folder import RunFolder, write_json
@@ -36,7 +36,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     def no_engine(*_: Any, **__: Any) -> None:
         raise AssertionError("a study that cannot be must not start an engine")
 
-    monkeypatch.setattr(conduct, "RayEngine", no_engine)
+    monkeypatch.setattr(engines, "RayEngine", no_engine)
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str | Path, function: Callable[..., Any] = simulate) -> Ran:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from nescient_fl.arms import conduct
+from nescient_fl.arms.engines import EngineKind
 from nescient_fl.arms.watching import Silent
 from nescient_fl.errors import UserError
 from nescient_fl.study.run_folder import RunFolder, read_json, write_json
@@ -21,6 +22,9 @@ class NoEngine:
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
+    def run(self, *_: Any, **__: Any) -> None:
+        raise AssertionError("no round may begin here")
+
     def close(self) -> None:
         type(self).closed += 1
 
@@ -30,30 +34,27 @@ def settings_for(dataset: Path, **options: Any) -> StudySettings:
     return make_settings({"data": [str(dataset)], **few, **options})
 
 
-def test_ctrl_c_is_heard_while_radiographs_are_made_ready(
-    tmp_path: Path, toy_dataset: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(conduct, "RayEngine", NoEngine)
+KIND = EngineKind("none", "simulate", NoEngine)
+
+
+def test_ctrl_c_is_heard_while_radiographs_are_made_ready(tmp_path: Path, toy_dataset: Path, own_cache: Path) -> None:
     run, stop = RunFolder.create(tmp_path / "run"), threading.Event()
     stop.set()
     closed = NoEngine.closed
     with pytest.raises(Stopped):
-        conduct.conduct(settings_for(toy_dataset, geometry="paper"), run, Silent(), stop)
+        conduct.conduct(settings_for(toy_dataset, geometry="paper"), run, Silent(), stop, KIND)
     assert NoEngine.closed == closed + 1
     assert not run.partition.exists()
     assert not list(own_cache.glob("pixels/.*building"))
 
 
-def test_a_run_resumed_on_other_radiographs_is_refused(
-    tmp_path: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(conduct, "RayEngine", NoEngine)
+def test_a_run_resumed_on_other_radiographs_is_refused(tmp_path: Path, toy_dataset: Path) -> None:
     run, settings = RunFolder.create(tmp_path / "run"), settings_for(toy_dataset)
     conduct.prepare_run(settings, run, Silent())
     before = run.partition.read_bytes()
     write_json(run.config, {**read_json(run.config), "cache_key": "0" * 64})
     with pytest.raises(UserError, match="no longer those"):
-        conduct.conduct(settings, run, Silent(), threading.Event())
+        conduct.conduct(settings, run, Silent(), threading.Event(), KIND)
     assert run.partition.read_bytes() == before
 
 
