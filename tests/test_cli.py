@@ -148,6 +148,8 @@ def test_a_settings_file_that_is_not_there(command: Run) -> None:
         (["--clients", "0"], "--clients"),
         (["--partition", "fair"], "setting, iid"),
         (["--recipe", "best"], "paper"),
+        (["--server-optimiser", "adam", "--server-momentum", "0.5"], "leave one of them away"),
+        (["--clients", "10", "--participation", "0.5"], "--min-sites 5"),
         (["--dropout", "1"], "dropout"),
         (["--learning-rate", "0"], "learning rate"),
         (["--target-recall", "90"], "--target-recall"),
