@@ -60,7 +60,7 @@ def open_member(options: Mapping[str, Any], role: str) -> tuple[MemberKeys, Rost
     with refusals():
         keys = load_keys(options["keys"])
         if keys.role != role:
-            raise UserError(f"--keys {options['keys']} are those of a {keys.role}, and this is for a {role}")
+            raise UserError(f"--keys {options['keys']} are for {_a(keys.role)}: this takes those of {_a(role)}")
         roster = read_signed(options["roster"], authority_key(str(options["authority"])))
         own = roster.member(keys.name, role)
         if own.certificate != keys.certificate_pem:
@@ -71,3 +71,7 @@ def open_member(options: Mapping[str, Any], role: str) -> tuple[MemberKeys, Rost
 def state_folder(keys: MemberKeys) -> Path:
     """Return where a member keeps what it must not forget."""
     return keys.folder / STATE
+
+
+def _a(role: str) -> str:
+    return f"an {role}" if role[0] in "aeio" else f"a {role}"
