@@ -35,6 +35,7 @@ COMMANDS = {
     "serve-model": ("nescient_fl.serve_model", "serve_model"),
     "deal": ("nescient_fl.deal", "deal"),
     "score": ("nescient_fl.score", "score"),
+    "tune": ("nescient_fl.tune", "tune"),
     "audit": ("nescient_fl.audit", "audit"),
     "roster": ("nescient_fl.roster", "roster"),
 }

@@ -73,8 +73,8 @@ def sigmoid_polynomial() -> Floats:
     angles = np.pi * (np.arange(2000) + 0.5) / 2000
     points = np.cos(angles)  # denser at the ends, where a fit is worst
     powers = points[:, None] ** np.arange(1, _DEGREE + 1, 2)
-    found: Floats = np.linalg.lstsq(powers, 1 / (1 + np.exp(-LARGEST_LOGIT * points)) - 0.5, rcond=None)[0]
-    return found
+    wanted = 1 / (1 + np.exp(-LARGEST_LOGIT * points)) - 0.5
+    return np.asarray(np.linalg.lstsq(powers, wanted, rcond=None)[0], np.float64)
 
 
 def tune_in_clear(plan: TuningPlan, features: Floats, labels: Floats, weights: Floats, exact: bool = False) -> Floats:
@@ -176,7 +176,8 @@ class TuningMaterial(TupleProvider):  # type: ignore[misc]
             if len(part) != 8 * c.numel():
                 raise MaterialError("the dealer's material is shorter than the plan needs")
             c += torch.from_numpy(np.frombuffer(part, "<i8").astype(np.int64)).view(c.shape)
-        return tuple(ArithmeticSharedTensor.from_shares(words, precision=0) for words in (a, b, c))  # type: ignore[return-value]
+        first, second, product = (ArithmeticSharedTensor.from_shares(words, precision=0) for words in (a, b, c))
+        return first, second, product
 
     def finish(self) -> None:
         """Raise MaterialError when something is left over."""

@@ -18,16 +18,20 @@ from nescient_fl.mpc.keys import MemberKeys
 from nescient_fl.mpc.randomness import SEED_BYTES, fresh_stream
 from nescient_fl.mpc.roster import CLINIC, OWNER, Roster
 from nescient_fl.mpc.session import greeted, hello
+from nescient_fl.mpc.tuning import TuningPlan, deal_tuning
 from nescient_fl.serving.desk import STEP_SECONDS, unexpected
 from nescient_fl.serving.memory import peak_memory
 from nescient_fl.serving.messages import (
     PURPOSE,
     AskDeal,
     AskParcel,
+    AskTuningDeal,
+    AskTuningHalf,
     Dealt,
     Go,
     Message,
     Parcel,
+    TuningDealt,
     hear,
     tell,
 )
@@ -57,12 +61,15 @@ class DealerDesk:
             self._deal(channel, message)
         elif isinstance(message, AskParcel) and roles.get(channel.peer) == CLINIC:
             self._hand_over(channel, message)
+        elif isinstance(message, AskTuningDeal) and roles.get(channel.peer) == OWNER:
+            self._deal_tuning(channel, message)
+        elif isinstance(message, AskTuningHalf) and roles.get(channel.peer) == CLINIC:
+            self._hand_over_half(channel, message)
         else:
             raise unexpected(channel, message)
 
     def _deal(self, channel: Channel, asked: AskDeal) -> None:
-        if asked.clinic not in [clinic.name for clinic in self._roster.clinics]:
-            raise MaterialError(f"the roster has no clinic {asked.clinic!r}")
+        self._check_clinic(asked.clinic)
         plan = Plan.from_json(asked.plan)
         stream, started, before = fresh_stream(), time.monotonic(), channel.bytes_sent
         delivery, mask_seed = new_delivery(plan, asked.images, stream)
@@ -97,6 +104,29 @@ class DealerDesk:
         hear(channel, Go, Deadline(STEP_SECONDS))
         for path in files:
             path.unlink(missing_ok=True)
+
+    def _deal_tuning(self, channel: Channel, asked: AskTuningDeal) -> None:
+        self._check_clinic(asked.clinic)
+        # Rate and decay are between the parties: no product depends on them.
+        plan, stream = TuningPlan(asked.images, asked.features, asked.steps, 1.0, 0.0), fresh_stream()
+        name, (seed, corrections, half) = stream.take_bytes(16).hex(), deal_tuning(plan, stream)
+        _write(self._waiting(channel.peer, asked.clinic) / f"tuning-{name}.seed", half)
+        tell(channel, TuningDealt(name), Deadline(STEP_SECONDS))
+        channel.send(DATA, seed + corrections, Deadline(STEP_SECONDS))
+
+    def _hand_over_half(self, channel: Channel, asked: AskTuningHalf) -> None:
+        if asked.owner not in [owner.name for owner in self._roster.owners]:
+            raise MaterialError(f"the roster has no owner {asked.owner!r}")
+        path = self._waiting(asked.owner, channel.peer) / f"tuning-{asked.material}.seed"
+        if not path.exists():
+            raise MaterialError("this material was handed out before, or never dealt")
+        half = path.read_bytes()
+        path.unlink()
+        channel.send(DATA, half, Deadline(STEP_SECONDS))
+
+    def _check_clinic(self, name: str) -> None:
+        if name not in [clinic.name for clinic in self._roster.clinics]:
+            raise MaterialError(f"the roster has no clinic {name!r}")
 
     def _waiting(self, owner: str, clinic: str) -> Path:
         folder = self._folder / owner / clinic
@@ -157,6 +187,31 @@ def fetch(keys: MemberKeys, roster: Roster, owner: str, stock: Stock) -> int:
         tell(channel, Go(), Deadline(STEP_SECONDS))
         channel.send(BYE, b"", Deadline(STEP_SECONDS))
         return channel.bytes_received
+    finally:
+        channel.close()
+
+
+def order_tuning(keys: MemberKeys, roster: Roster, clinic: str, plan: TuningPlan) -> tuple[str, bytes, bytes]:
+    """Have the dealer deal for a tuning. Returns the material's name, and this owner's seed and corrections."""
+    channel = _connected(keys, roster)
+    try:
+        tell(channel, AskTuningDeal(clinic, plan.images, plan.features, plan.steps), Deadline(STEP_SECONDS))
+        dealt = hear(channel, TuningDealt, Deadline(STEP_SECONDS))
+        blob = channel.receive(DATA, Deadline(STEP_SECONDS), LARGEST_PAYLOAD)
+        channel.send(BYE, b"", Deadline(STEP_SECONDS))
+        return dealt.material, blob[:SEED_BYTES], blob[SEED_BYTES:]
+    finally:
+        channel.close()
+
+
+def fetch_tuning(keys: MemberKeys, roster: Roster, owner: str, material: str) -> bytes:
+    """Fetch this clinic's half of the material for a tuning: a seed, which the dealer then has no more."""
+    channel = _connected(keys, roster)
+    try:
+        tell(channel, AskTuningHalf(owner, material), Deadline(STEP_SECONDS))
+        half = channel.receive(DATA, Deadline(STEP_SECONDS), SEED_BYTES)
+        channel.send(BYE, b"", Deadline(STEP_SECONDS))
+        return half
     finally:
         channel.close()
 

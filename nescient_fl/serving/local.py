@@ -75,14 +75,15 @@ def score_locally(
     Raises UserError with what a role said when one fails.
     """
     with tempfile.TemporaryDirectory(prefix="nescient-") as folder:
-        place = _Place(Path(folder), say or (lambda _: None), tick or (lambda: None))
+        place = LocalPlace(Path(folder), say or (lambda _: None), tick or (lambda: None))
         place.make_keys()
         extra = [] if calibration is None else ["--calibration", str(calibration)]
-        serving = ("nescient_fl.serve_model", str(model), "--limit", str(len(rows)), *extra)
+        serving = (str(model), "--limit", str(len(rows)), *extra, *place.who(OWNER))
         np.save(place.rows, rows)
         job = {"cache": str(cache.directory), "batch": batch}
         write_json(place.job, job)
-        with place.role(DEALER, "nescient_fl.deal"), place.role(OWNER, *serving):
+        dealing = place.role(DEALER, "nescient_fl.deal", *place.who(DEALER))
+        with dealing, place.role(OWNER, "nescient_fl.serve_model", *serving):
             clinic = place.start(CLINIC, "nescient_fl.serving.local", str(place.folder))
             try:
                 place.follow(clinic, CLINIC)
@@ -95,7 +96,7 @@ def score_locally(
 
 
 @dataclass(frozen=True)
-class _Place:
+class LocalPlace:
     """The folder of one local session: everybody's keys, what they say, and what comes out."""
 
     folder: Path
@@ -132,6 +133,15 @@ class _Place:
         write_signed(sign_roster(Roster("local", 1, tuple(members), 3), authority), self.folder / "roster.json")
         (self.folder / "authority.txt").write_text(public_part(authority).signing_key)
 
+    def who(self, role: str) -> tuple[str, ...]:
+        """Return the options that say who a command is."""
+        keys, roster = str(self.folder / role), str(self.folder / "roster.json")
+        return ("--keys", keys, "--roster", roster, "--authority", (self.folder / "authority.txt").read_text())
+
+    def roster(self) -> Roster:
+        """Read the roster."""
+        return read_signed(self.folder / "roster.json", (self.folder / "authority.txt").read_text())
+
     def start(self, role: str, module: str, *arguments: str) -> "subprocess.Popen[bytes]":
         """Start a role."""
         with self.log(role).open("wb") as log:
@@ -147,9 +157,7 @@ class _Place:
     @contextmanager
     def role(self, role: str, module: str, *arguments: str) -> Iterator[None]:
         """Have a standing role ready, and end it."""
-        authority = (self.folder / "authority.txt").read_text()
-        who = ("--keys", str(self.folder / role), "--roster", str(self.folder / "roster.json"))
-        process = self.start(role, module, *arguments, *who, "--authority", authority)
+        process = self.start(role, module, *arguments)
         try:
             end = time.monotonic() + _START_SECONDS
             while not any(line.startswith(READY) for line in self.log(role).read_text().splitlines()):
@@ -220,11 +228,11 @@ def cached_inputs(cache: PixelCache, rows: NDArray[np.int64], standardise: bool)
 
 def _clinic(folder: Path) -> None:
     """Be the clinic of a local session."""
-    place = _Place(folder, print, lambda: None)
+    place = LocalPlace(folder, print, lambda: None)
     job: Mapping[str, Any] = read_json(place.job)
     cache, rows = open_cache(Path(job["cache"])), np.load(place.rows, allow_pickle=False)
     keys = load_keys(folder / CLINIC)
-    roster = read_signed(folder / "roster.json", (folder / "authority.txt").read_text())
+    roster = place.roster()
 
     def inputs(card: Card) -> Inputs:
         return cached_inputs(cache, rows, card.standardise)

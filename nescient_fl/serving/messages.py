@@ -7,6 +7,9 @@ A message is one frame of JSON: the name of its kind and its fields, no more and
   owner to dealer    AskDeal; answered by Dealt, then the owner's half of every batch
   clinic to dealer   AskParcel; answered by Parcel, then the clinic's half of every batch
   anybody            Refusal
+
+Tuning has messages of its own: AskTuning, answered by TuningTerms, and Go; AskTuningDeal, answered by TuningDealt and
+the owner's half; AskTuningHalf, answered by the clinic's half.
 """
 
 import json
@@ -186,6 +189,67 @@ class Parcel:
 
 
 @dataclass(frozen=True)
+class AskTuning:
+    """Tune your last layer on so many labelled images of mine."""
+
+    images: int
+
+    def __post_init__(self) -> None:
+        _need(_is_count(self.images, 1, 1 << 24))
+
+
+@dataclass(frozen=True)
+class TuningTerms:
+    """How: features of an image, the bias among them, steps, their rate and decay, and the name of the material."""
+
+    features: int
+    steps: int
+    rate: float
+    decay: float
+    material: str
+
+    def __post_init__(self) -> None:
+        _need(_is_count(self.features, 1, 1 << 16) and _is_count(self.steps, 1, 1 << 16))
+        _need(type(self.rate) is float and type(self.decay) is float and _is_hex(self.material, 32))
+        _need(0 < self.rate <= 100 and 0 <= self.decay <= 1)
+
+
+@dataclass(frozen=True)
+class AskTuningDeal:
+    """Deal for the tuning of a last layer with a clinic."""
+
+    clinic: str
+    images: int
+    features: int
+    steps: int
+
+    def __post_init__(self) -> None:
+        _need(type(self.clinic) is str and len(self.clinic) <= 40)
+        _need(all(_is_count(count, 1, 1 << 24) for count in (self.images, self.features, self.steps)))
+
+
+@dataclass(frozen=True)
+class TuningDealt:
+    """The material has this name."""
+
+    material: str
+
+    def __post_init__(self) -> None:
+        _need(_is_hex(self.material, 32))
+
+
+@dataclass(frozen=True)
+class AskTuningHalf:
+    """Give me my half of the material of this name."""
+
+    owner: str
+    material: str
+
+    def __post_init__(self) -> None:
+        _need(type(self.owner) is str and len(self.owner) <= 40 and _is_hex(self.material, 32))
+
+
+@dataclass(frozen=True)
 class Refusal:
     """Why not: the kind of error and its text."""
 
@@ -215,6 +279,11 @@ Message = (
     | AskDeal
     | AskParcel
     | Parcel
+    | AskTuning
+    | TuningTerms
+    | AskTuningDeal
+    | TuningDealt
+    | AskTuningHalf
     | Refusal
 )
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Message)}

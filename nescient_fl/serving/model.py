@@ -7,10 +7,17 @@ from typing import Any
 import torch
 
 from nescient_fl.errors import UserError
-from nescient_fl.lesion.network import LesionNetwork, NetworkOptions, Weights, build_network, set_weights
+from nescient_fl.lesion.network import (
+    LesionNetwork,
+    NetworkOptions,
+    Weights,
+    build_network,
+    set_weights,
+    weights_sha256,
+)
 from nescient_fl.lesion.recipe import RECIPES, Recipe
 from nescient_fl.radiographs.geometry import Geometry, checked_geometry
-from nescient_fl.study.checkpoint import load_checkpoint
+from nescient_fl.study.checkpoint import load_checkpoint, save_checkpoint
 from nescient_fl.study.run_folder import RunFolder
 
 
@@ -79,6 +86,18 @@ def load_model(path: Path) -> SavedModel:
     except RuntimeError:
         raise UserError(f"{path} is not a model of the lesion network") from None
     return model
+
+
+def save_model(path: Path, model: SavedModel) -> None:
+    """Write a model so that ``load_model`` reads it."""
+    about = {
+        "geometry": model.geometry,
+        "standardise": model.recipe.standardise,
+        "activation": model.recipe.network.activation,
+        "threshold": model.threshold,
+        "sha256": weights_sha256(model.weights),
+    }
+    save_checkpoint(path, {"model": model.weights}, about)
 
 
 def _recipe(path: Path, about: dict[str, Any]) -> Recipe:

@@ -60,3 +60,27 @@ def cost_lines(figures: Mapping[str, Any]) -> list[str]:
         f"{fixed(offline.get('seconds_per_image'))} s and {size(offline.get('bytes_per_image'))} of material.",
         f"No process held more than {size(memory)} of memory.",
     ]
+
+
+def tuning_table(figures: Mapping[str, Any]) -> "Table":
+    """Return what tuning changed for the patients that were held out, at threshold 0.5."""
+    from rich import box
+    from rich.table import Table
+
+    how = "under encryption" if figures.get("encrypted") else "in clear"
+    table = Table(
+        title=f"Tuned {how} on {count(figures.get('images'))} images, scored on {count(figures.get('held_out'))} more",
+        caption="SYNTHETIC DATA: no patient's images" if figures.get("synthetic") is True else None,
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+        title_justify="left",
+        caption_justify="left",
+    )
+    for name in ("", "loss", "recall", "precision", "AUROC"):
+        table.add_column(name, no_wrap=True)
+    for when in ("before", "after"):
+        scores = section(figures, when)
+        shown = (cell(read_interval(section(scores, "half").get(name))) for name in _SHOWN)
+        table.add_row(when, fixed(scores.get("loss"), 3), *shown)
+    return table
