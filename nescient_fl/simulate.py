@@ -66,7 +66,7 @@ def simulate(
         _option("Of avgm: share of a round's step that joins the next; 0 is plain FedAvg. [dim](0.7)[/]", _STUDY),
     ] = None,
     server_learning_rate: Annotated[
-        float | None, _option("Of adam and yogi: about how far a weight moves in a round. [dim](0.01)[/]", _STUDY)
+        float | None, _option("Of adam and yogi: about how far a weight moves in a round. [dim](0.03)[/]", _STUDY)
     ] = None,
     local_objective: Annotated[
         str | None,

@@ -21,7 +21,7 @@ AGGREGATIONS = ("secure", "plain")
 SERVER_OPTIMISERS = ("avg", "avgm", "adam", "yogi")
 LOCAL_OBJECTIVES = ("plain", "prox")
 _MOMENTUM = 0.7
-_SERVER_LEARNING_RATE = 0.01
+_SERVER_LEARNING_RATE = 0.03
 _PROXIMAL_MU = 0.01
 FEWEST_SECURE_SITES = 3
 """Of fewer sites than three, each could tell the other's update from the sum."""

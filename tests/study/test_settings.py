@@ -203,7 +203,7 @@ def test_privacy_options_that_cannot_be(options: dict[str, Any], words: str) -> 
         ({"server_optimiser": "avg"}, ServerStep("avg")),
         ({"server_optimiser": "avg", "server_momentum": 0.0}, ServerStep("avg")),
         ({"server_optimiser": "avgm", "server_momentum": 0}, ServerStep("avg")),
-        ({"server_optimiser": "adam"}, ServerStep("adam", learning_rate=0.01)),
+        ({"server_optimiser": "adam"}, ServerStep("adam", learning_rate=0.03)),
         ({"server_optimiser": "yogi", "server_learning_rate": 0.1}, ServerStep("yogi", learning_rate=0.1)),
     ],
 )
