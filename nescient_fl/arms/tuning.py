@@ -16,7 +16,7 @@ from nescient_fl.lesion.metrics import Floats, HeldOut
 from nescient_fl.lesion.network import weights_sha256
 from nescient_fl.lesion.training import predict_logits
 from nescient_fl.mpc.errors import MpcError
-from nescient_fl.mpc.tuning import FEWEST_IMAGES, MOST_IMAGES, TuningPlan, tune_in_clear
+from nescient_fl.mpc.tuning import FEWEST_IMAGES, LARGEST_LOGIT, MOST_IMAGES, TuningPlan, tune_in_clear
 from nescient_fl.seeds import numpy_generator
 from nescient_fl.serving.local import cached_inputs
 from nescient_fl.serving.model import SavedModel, load_model, save_model
@@ -63,7 +63,7 @@ def tune_model(
     labels = data.examples.targets[rows].astype(np.float64)
     if len(np.unique(labels)) < 2:
         raise UserError("tuning takes radiographs with a lesion and without one")
-    rate = tuning.rate or _owners_rate(saved, path)
+    rate = tuning.rate or _owners_rate(saved, path, tuning.encrypted)
     tuned = with_last_layer(saved.weights, _tune(saved, data, rows, labels, tuning, rate, say))
     after = replace(saved, weights=tuned, sha256=weights_sha256(tuned))
     save_model(out, after)
@@ -102,12 +102,22 @@ def _tune(
     return tune_in_clear(plan, features, labels, weights, exact=True)
 
 
-def _owners_rate(saved: SavedModel, path: Path) -> float:
-    """Return a safe rate by the radiographs that the owner trained on; the clinic's have no part in it."""
+def _owners_rate(saved: SavedModel, path: Path, encrypted: bool) -> float:
+    """Return a safe rate by the radiographs that the owner trained on; the clinic's have no part in it.
+
+    Raises UserError when they are gone, or when their logits are larger than encrypted tuning's sigmoid allows.
+    """
     inputs = calibration_of_run(saved, path) if path.is_dir() else None
     if inputs is None:
         raise UserError("--rate is missing: the radiographs that this model was trained on, which tell it, are gone")
-    return safe_rate(embeddings(saved.network(), inputs))
+    features = embeddings(saved.network(), inputs)
+    largest = float(np.abs(features @ last_layer(saved.weights)).max())
+    if encrypted and largest > LARGEST_LOGIT:
+        raise UserError(
+            f"this model's logits reach {largest:.0f}, and encrypted tuning holds up to {LARGEST_LOGIT:.0f}: tune in "
+            "clear, or train it for fewer rounds"
+        )
+    return safe_rate(features)
 
 
 def _held_out(data: EvaluationData, seed: int) -> NDArray[np.bool_]:

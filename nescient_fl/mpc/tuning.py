@@ -5,9 +5,10 @@ features and labels. Logistic regression by gradient descent on CrypTen's Arithm
 dealer's triples (Beaver, CRYPTO 1991). The model owner alone learns the tuned weights, the data owner nothing; both
 know how many images and features there are and how many steps are taken.
 
-The sigmoid is an odd polynomial of degree 9, within ``SIGMOID_ERROR`` of it for logits up to ``LARGEST_LOGIT``.
-Numbers have 16 bits after the point. A truncation between two parties goes wrong with probability about 2^-26 each,
-by so much that the result cannot pass for weights: it is refused, and the tuning begun anew.
+The sigmoid is an odd polynomial of degree 9, within ``SIGMOID_ERROR`` of it for logits up to ``LARGEST_LOGIT``. Far
+beyond that it leaves the sigmoid quickly: a model with larger logits cannot be tuned so. Numbers have 16 bits after
+the point. A truncation between two parties goes wrong with probability about 2^-26 each, by so much that the result
+cannot pass for weights: it is refused, and the tuning begun anew.
 """
 
 from collections.abc import Iterator
@@ -25,8 +26,8 @@ from nescient_fl.mpc.randomness import SEED_BYTES, SecretStream, derive_key
 from crypten.mpc.primitives import ArithmeticSharedTensor  # isort: skip
 from crypten.mpc.provider.provider import TupleProvider  # isort: skip
 
-LARGEST_LOGIT = 8.0
-SIGMOID_ERROR = 0.02
+LARGEST_LOGIT = 12.0
+SIGMOID_ERROR = 0.045
 FEWEST_IMAGES = 20
 """Of fewer the tuned weights, which the model owner learns, would tell too much of each."""
 MOST_IMAGES, MOST_FEATURES, MOST_STEPS = 4096, 1024, 1000
@@ -69,7 +70,7 @@ class TuningPlan:
 
 
 def sigmoid_polynomial() -> Floats:
-    """Return c_0, ..., c_4: sigmoid(8 t) is about 1/2 + t (c_0 + c_1 t^2 + ... + c_4 t^8), least squares on [-1, 1]."""
+    """Return c_0, ..., c_4: sigmoid(12 t) is about 1/2 + t (c_0 + ... + c_4 t^8), least squares on [-1, 1]."""
     angles = np.pi * (np.arange(2000) + 0.5) / 2000
     points = np.cos(angles)  # denser at the ends, where a fit is worst
     powers = points[:, None] ** np.arange(1, _DEGREE + 1, 2)
@@ -103,7 +104,7 @@ def tune_as_model_owner(session: Exchange, plan: TuningPlan, weights: Floats, ma
     words = share.numpy().reshape(-1) + np.frombuffer(answer, "<i8").astype(np.int64)
     tuned: Floats = words / _SCALE
     if np.abs(tuned).max() > LARGEST_VALUE:
-        raise EncodingError("the tuned weights are out of bounds: a truncation went wrong; tune again")
+        raise EncodingError("the tuned weights are out of bounds: logits were too large, or a truncation went wrong")
     return tuned
 
 
