@@ -146,7 +146,7 @@ def test_an_owner_that_fails_in_an_exchange_leaves_the_clinic_with_an_error_and_
         with monkeypatch.context() as patch:
             patch.setattr(owner, "Pair", faulty(at, how))
             started = time.monotonic()
-            with pytest.raises((SessionAborted, MaterialError), match="silent" if how == "stalls" else ""):
+            with pytest.raises((SessionAborted, MaterialError), match="silent" if how == "stalls" else None):
                 roles.score(images)
             assert time.monotonic() - started < SOON
         assert len(roles.score(images).logits) == 1
