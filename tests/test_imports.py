@@ -126,3 +126,9 @@ def test_the_rules_see_a_broken_one() -> None:
     assert {"flwr.app", "flwr.app.Message", "strategies.state"} <= found
     assert within("flwr.app", "flwr")
     assert not within("flwrish", "flwr")
+
+
+def test_no_two_test_files_share_a_name() -> None:
+    """Folders of tests are no packages, so pytest would take the second file for the first."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name not in ("conftest.py", "__init__.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
