@@ -4,7 +4,7 @@
 
 Parts: ``loopback`` batches of 1, 8 and 32 on this machine's loopback; ``delay`` with 1, 20 and 50 ms added to every
 packet one way; ``rate`` where a host sends 1 Gb/s or 100 Mb/s; ``many`` 10,000 synthetic radiographs and a trained
-model: flipped decisions and wrap-around failures. The last alone takes most of an hour.
+model: flipped decisions and wrap-around failures. The last alone takes a quarter of an hour or more.
 
 Ours are the product's commands ``serve-model`` and ``deal`` and a clinic, over mutual TLS. Its seconds are those of
 the protocol on material made ahead, as stock's are those after its model was encrypted; set-up and the making of
