@@ -238,14 +238,6 @@ def described(part: str, where: str, found: dict[str, Found], how: str) -> list[
     if loopback:
         most: dict[str, Any] = {"unit": "", "bound": "most"}
         lines += [
-            Line(
-                part,
-                f"{where}: ours, an image",
-                own.each,
-                unit="s",
-                target=0.1 if own.batch > 1 else None,
-                bound="most",
-            ),
             Line(part, f"{where}: ours, MB an image sent by a party", (own.megabytes,), target=3.0, **most),
             Line(part, f"{where}: ours, rounds", (own.rounds,), target=70, **most),
             Line(part, f"{where}: ours, largest logit error", (max(own.errors),), target=1e-3, **most),
