@@ -1,5 +1,6 @@
 """Set a federation up on real hosts: certificates, node keys, prepared data, the run."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -78,7 +79,7 @@ def run(
     ] = None,
 ) -> None:
     """Write the run folder that the coordinator begins with."""
-    from nescient_fl.deployment.founding import found_run
+    from nescient_fl.deployment.founding import found_run, noise_of
     from nescient_fl.errors import UserError
     from nescient_fl.mpc.ceremony import authority_key
     from nescient_fl.mpc.errors import MpcError
@@ -90,6 +91,9 @@ def run(
         raise UserError(str(error)) from None
     made = found_run(out, roster, trusted, largest_site, read_config_file(config) if config else {})
     print(f"run folder: {made.path}")
+    if noise := noise_of(made):
+        # Rounded down: who asks for a little more than there is takes no part.
+        print(f"each hospital insists on it by its site.toml: noise-multiplier = {math.floor(noise * 1e4) / 1e4}")
 
 
 federation = command_group(

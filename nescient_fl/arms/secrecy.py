@@ -53,10 +53,9 @@ def secure_part(settings: StudySettings, data: StudyData, run: RunFolder) -> dic
         create_vault(folder, "simulation", data.sites, settings.parties, minimum)
     multiplier = 0.0
     if settings.dp_epsilon is not None and settings.dp_delta is not None:
-        from nescient_fl.mpc.privacy import noise_multiplier_for
+        from nescient_fl.mpc.privacy import multiplier_for_study
 
-        # One sum a round, and one more that scores the last model.
-        multiplier = noise_multiplier_for(settings.dp_epsilon, settings.dp_delta, settings.rounds + 1)
+        multiplier = multiplier_for_study(settings.dp_epsilon, settings.dp_delta, settings.rounds)
     return {
         "run": identity,
         "vault": str(folder),

@@ -74,11 +74,17 @@ def found_run(
     except MpcError as error:
         raise UserError(str(error)) from None
     settings = make_settings({**options, "clients": len(signed.sites), "parties": len(signed.parties)})
-    if settings.aggregation != "secure" or settings.dp_epsilon is not None:
-        raise UserError("a founded run is secure; differential privacy is set up with simulate or deploy for now")
+    if settings.aggregation != "secure":
+        raise UserError("a founded run is secure: leave aggregation away")
+    multiplier = 0.0
+    if settings.dp_epsilon is not None and settings.dp_delta is not None:
+        from nescient_fl.mpc.privacy import multiplier_for_study  # takes a second, and only noise needs it
+
+        multiplier = multiplier_for_study(settings.dp_epsilon, settings.dp_delta, settings.rounds)
     weight_max = 1 << max(largest_site - 1, 1).bit_length()
     try:
-        fraction_bits_for(settings.clip, weight_max)
+        # With noise every site weighs 1.
+        fraction_bits_for(settings.clip, 1 if multiplier else weight_max)
     except BoundError as error:
         raise UserError(f"--largest-site {largest_site}: {error}") from None
     run = RunFolder.create(out)
@@ -98,13 +104,18 @@ def found_run(
                 "vault": str(trust),
                 "minimum": settings.needed_sites(len(sites)),
                 "weight_max": weight_max,
-                "noise_multiplier": 0.0,
+                "noise_multiplier": multiplier,
             },
             _FOUND: True,
             "command": "nescient coordinator",
         },
     )
     return run
+
+
+def noise_of(run: RunFolder) -> float:
+    """Return the noise multiplier of a founded run, 0 without differential privacy."""
+    return float(read_json(run.config)["secure"]["noise_multiplier"])
 
 
 def save_founded_model(run: RunFolder, state: FederationState) -> str | None:

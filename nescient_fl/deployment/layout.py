@@ -114,6 +114,7 @@ def _settings(place: ActorPlace, link: str, vault: Vault | None, config: dict[st
         shared = config["settings"]["share_metrics"]
         if config["secure"] is not None:
             common["minimum_sites"] = config["secure"]["minimum"]
+            common["noise_multiplier"] = config["secure"]["noise_multiplier"]
         return SiteSettings(
             data=place.folder / "data",
             device=device,

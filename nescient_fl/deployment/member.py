@@ -60,7 +60,7 @@ def open_member(settings: MemberSettings) -> Actor:
     if isinstance(settings, SiteSettings):
         policy = None
         if keys is not None and roster is not None:
-            policy = SitePolicy(keys, roster, settings.minimum_sites, settings.share_metrics)
+            policy = SitePolicy(keys, roster, settings.minimum_sites, settings.share_metrics, settings.noise_multiplier)
         site = Site(open_site_folder(settings.data, settings.name), choose_device(settings.device))
         return SiteActor(site, settings.state / "transcript.jsonl", policy)
     assert keys is not None

@@ -5,6 +5,7 @@ NESCIENT_SUPERLINK=host:9092.
 """
 
 import difflib
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -82,12 +83,14 @@ class SiteSettings(MemberSettings):
         device: auto, cpu or cuda.
         minimum_sites: fewest sites in a sum that it takes part in.
         share_metrics: whether it tells the coordinator its own figures in clear.
+        noise_multiplier: least noise, by sensitivity, of a sum that it takes part in; 0 asks for none.
     """
 
     data: Path
     device: str = "auto"
     minimum_sites: int = 3
     share_metrics: bool = False
+    noise_multiplier: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,6 +98,8 @@ class SiteSettings(MemberSettings):
             raise UserError(f"device is one of auto, cpu, cuda, got {self.device!r}")
         if self.minimum_sites < 2:
             raise UserError(f"minimum-sites must be 2 or more, got {self.minimum_sites}")
+        if not 0 <= self.noise_multiplier < math.inf:
+            raise UserError(f"noise-multiplier must be 0 or more, got {self.noise_multiplier}")
 
 
 @dataclass(frozen=True, kw_only=True)

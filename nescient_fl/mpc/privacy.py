@@ -65,6 +65,14 @@ def noise_multiplier_for(epsilon: float, delta: float, sums: int) -> float:
     return float(found)
 
 
+def multiplier_for_study(epsilon: float, delta: float, rounds: int) -> float:
+    """Return the noise multiplier of a study: one sum a round, and one more that scores the last model.
+
+    Raises UserError when no noise is enough.
+    """
+    return noise_multiplier_for(epsilon, delta, rounds + 1)
+
+
 class PrivacyLedger:
     """A file with a line for every sum that was paid for; a sum that was paid for is not charged again."""
 

@@ -1,0 +1,54 @@
+"""A run that a coordinator without radiographs begins with."""
+
+from pathlib import Path
+
+import pytest
+
+from nescient_fl.deployment.founding import found_run, noise_of
+from nescient_fl.deployment.roles import SiteSettings, read_role
+from nescient_fl.errors import UserError
+from nescient_fl.mpc.privacy import noise_multiplier_for
+from nescient_fl.mpc.vault import Vault, create_vault
+from strategies.server import make_plan
+
+PRIVATE = {"dp_epsilon": 8.0, "dp_delta": 1e-5, "rounds": 4, "clip": 1.0}
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Vault:
+    return create_vault(tmp_path / "vault", "lungs", ["a", "b", "c"], 2, 3)
+
+
+def test_a_founded_run_has_no_noise_unless_asked(tmp_path: Path, vault: Vault) -> None:
+    run = found_run(tmp_path / "run", vault.roster_path, vault.authority, 300, {"rounds": 4})
+    plan = make_plan(run.path).secure
+    assert plan is not None
+    assert (noise_of(run), plan.private, plan.weight_max) == (0.0, False, 512)
+
+
+def test_a_private_run_pays_for_a_sum_a_round_and_one_more(tmp_path: Path, vault: Vault) -> None:
+    run = found_run(tmp_path / "run", vault.roster_path, vault.authority, 300, PRIVATE)
+    assert noise_of(run) == noise_multiplier_for(8.0, 1e-5, 5)
+    plan = make_plan(run.path).secure
+    assert plan is not None
+    assert plan.private
+    assert plan.ledger is not None
+    assert plan.ledger.epsilon == 0.0
+
+
+def test_a_founded_run_is_never_in_clear(tmp_path: Path, vault: Vault) -> None:
+    with pytest.raises(UserError, match="leave aggregation away"):
+        found_run(tmp_path / "run", vault.roster_path, vault.authority, 300, {"aggregation": "plain"})
+
+
+@pytest.mark.parametrize(("written", "problem"), [("1.25", None), ("-1.0", "0 or more"), ('"much"', "takes a float")])
+def test_a_hospital_says_what_noise_it_insists_on(tmp_path: Path, written: str, problem: str | None) -> None:
+    path = tmp_path / "site.toml"
+    fields = ("name", "superlink", "ca", "node-key", "data", "state")
+    values = dict.fromkeys(fields, '"x"') | {"superlink": '"127.0.0.1:9092"', "noise-multiplier": written}
+    path.write_text("\n".join(f"{name} = {value}" for name, value in values.items()))
+    if problem is None:
+        assert read_role(SiteSettings, path, {}).noise_multiplier == 1.25
+    else:
+        with pytest.raises(UserError, match=problem):
+            read_role(SiteSettings, path, {})
