@@ -37,6 +37,7 @@ COMMANDS = {
     "score": ("nescient_fl.score", "score"),
     "tune": ("nescient_fl.tune", "tune"),
     "audit": ("nescient_fl.audit", "audit"),
+    "runs": ("nescient_fl.runs", "runs"),
     "roster": ("nescient_fl.roster", "roster"),
 }
 
