@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
+from rich.console import Console
 from rich.table import Table
 from torch import nn
 
@@ -176,3 +177,32 @@ def table(lines: Sequence[Line]) -> Table:
             line.note,
         )
     return shown
+
+
+class Figures:
+    """What one benchmark measures: told as it comes, written as JSON where asked for, judged at the end."""
+
+    def __init__(self, quick: bool, out: Path | None) -> None:
+        # Where output is no terminal, lines are as long as they need to be.
+        self.console = Console(width=None if sys.stdout.isatty() else 180)
+        self._about = machine()
+        self._lines: list[Line] = []
+        self._quick, self._out = quick, out
+        self.console.print(machine_line(self._about), highlight=False)
+
+    def add(self, lines: Sequence[Line]) -> None:
+        """Take lines, and write all so far."""
+        self._lines += lines
+        if self._out:
+            figures = {
+                "machine": self._about,
+                "quick": self._quick,
+                "lines": [line.as_dict() for line in self._lines],
+            }
+            self._out.write_text(json.dumps(figures, indent=1) + "\n")
+
+    def end(self) -> None:
+        """Print the table; end with status 1 when a target was missed, unless sizes were too small to judge."""
+        self.console.print(table(self._lines))
+        if not self._quick and any(line.passed is False for line in self._lines):
+            raise SystemExit(1)

@@ -32,10 +32,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench_common import Line, machine, machine_line, ratios, table
+from bench_common import Figures, Line, ratios
 from bench_links import LOOPBACK, Condition, Network, may_make_namespaces, network
 from bench_our_roles import write_roles
-from rich.console import Console
 
 _LONGEST = 7200.0
 """Seconds that all roles of one measurement may take."""
@@ -261,23 +260,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the figures as JSON too")
     arguments = parser.parse_args()
     size = QUICK if arguments.quick else FULL
-    console = Console(width=None if sys.stdout.isatty() else 180)
-    about = machine()
-    console.print(machine_line(about), highlight=False)
-    lines: list[Line] = []
+    figures = Figures(arguments.quick, arguments.out)
     for name in arguments.only:
         started = time.monotonic()
         found = PARTS[name](size)
         if not found:
-            console.print(f"left out {name}: no right to make network namespaces here", style="yellow")
-        lines += found
-        console.print(f"measured {name} in {time.monotonic() - started:.0f} s", style="dim")
-        if arguments.out:
-            figures = {"machine": about, "quick": arguments.quick, "lines": [line.as_dict() for line in lines]}
-            arguments.out.write_text(json.dumps(figures, indent=1) + "\n")
-    console.print(table(lines))
-    if not arguments.quick and any(line.passed is False for line in lines):
-        raise SystemExit(1)
+            figures.console.print(f"left out {name}: no right to make network namespaces here", style="yellow")
+        figures.add(found)
+        figures.console.print(f"measured {name} in {time.monotonic() - started:.0f} s", style="dim")
+    figures.end()
 
 
 if __name__ == "__main__":

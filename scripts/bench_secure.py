@@ -10,11 +10,9 @@ on hosts of their own. No check is left out.
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -24,9 +22,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench_common import Line, machine, machine_line, table
+from bench_common import Figures, Line
 from flwr.app import RecordDict
-from rich.console import Console
 
 from nescient_fl.lesion.counts import BINS, ScoreCounts
 from nescient_fl.lesion.network import Weights, build_network, get_weights, weights_sha256
@@ -321,18 +318,11 @@ def main() -> None:
         parser.error("a sum takes 3 sites or more, and a figure one round or more")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
-    console = Console(width=None if sys.stdout.isatty() else 180)
-    about = machine()
-    console.print(machine_line(about), highlight=False)
-    lines = [measure_generator(repeats)]
+    figures = Figures(arguments.quick, arguments.out)
+    figures.add([measure_generator(repeats)])
     for number in sites:
-        lines += lines_of(measure(number, repeats))
-    if arguments.out:
-        figures = {"machine": about, "quick": arguments.quick, "lines": [line.as_dict() for line in lines]}
-        arguments.out.write_text(json.dumps(figures, indent=1) + "\n")
-    console.print(table(lines))
-    if not arguments.quick and any(line.passed is False for line in lines):
-        raise SystemExit(1)
+        figures.add(lines_of(measure(number, repeats)))
+    figures.end()
 
 
 if __name__ == "__main__":

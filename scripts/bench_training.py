@@ -15,7 +15,6 @@ machine spoil the figures: the load average is shown.
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,8 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_common import Line, bench_data, machine, machine_line, ratios, run_child, table
-from rich.console import Console
+from bench_common import Figures, Line, bench_data, ratios, run_child
 
 from nescient_fl.arms.ray_engine import ENVIRONMENT
 
@@ -256,26 +254,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the figures as JSON too")
     arguments = parser.parse_args()
     size = QUICK if arguments.quick else FULL
-    # Where output is no terminal, lines are as long as they need to be.
-    console = Console(width=None if sys.stdout.isatty() else 180)
-    about = machine()
-    console.print(machine_line(about), highlight=False)
+    figures = Figures(arguments.quick, arguments.out)
     bench_data(size.phantom, size.phantom)
-    lines: list[Line] = []
     for name in arguments.only:
         started = time.monotonic()
-        lines += PARTS[name](size)
-        console.print(f"measured {name} in {time.monotonic() - started:.0f} s", style="dim")
-        if arguments.out:
-            figures = {
-                "machine": about,
-                "quick": arguments.quick,
-                "lines": [line.as_dict() for line in lines],
-            }
-            arguments.out.write_text(json.dumps(figures, indent=1) + "\n")
-    console.print(table(lines))
-    if not arguments.quick and any(line.passed is False for line in lines):
-        raise SystemExit(1)
+        figures.add(PARTS[name](size))
+        figures.console.print(f"measured {name} in {time.monotonic() - started:.0f} s", style="dim")
+    figures.end()
 
 
 if __name__ == "__main__":

@@ -8,17 +8,14 @@ sigmoid itself) and under encryption (with its polynomial), three roles in three
 """
 
 import argparse
-import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from bench_common import Line, bench_data, machine, machine_line, table
+from bench_common import Figures, Line, bench_data
 from PIL import Image, ImageFilter
-from rich.console import Console
 
 from nescient_fl.arms.evaluation import EvaluationOptions
 from nescient_fl.arms.tuning import TuningOptions, tune_model
@@ -68,9 +65,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the figures as JSON too")
     arguments = parser.parse_args()
     images, epochs, site, steps = (40, 1, 80, 3) if arguments.quick else (2400, 4, 600, 60)
-    console = Console(width=None if sys.stdout.isatty() else 180)
-    about = machine()
-    console.print(machine_line(about), highlight=False)
+    figures = Figures(arguments.quick, arguments.out)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="nescient-bench-") as name:
         folder = Path(name)
@@ -101,25 +96,24 @@ def main() -> None:
     ratio = before["loss"] / after["loss"]
     note = f"{before['loss']:.3f} before, {after['loss']:.3f} after, {clear['loss']:.3f} in clear; {size}"
     against = after["loss"] / clear["loss"]
-    lines = [
-        Line("tuning", "loss before / after encrypted tuning, held-out patients", (ratio,), target=1.1, note=note),
-        Line(
-            "tuning",
-            "loss encrypted / in clear",
-            (against,),
-            target=1.1,
-            bound="most",
-            note=told,
-        ),
-        Line("tuning", "largest difference of a weight", (difference,), "", note=f"tuning moved one by {change:.2f}"),
-        Line("tuning", "encrypted tuning", (seconds["encrypted"],), "s", note=f"{seconds['clear']:.1f} s in clear"),
-    ]
-    if arguments.out:
-        written = {"machine": about, "quick": arguments.quick, "lines": [line.as_dict() for line in lines]}
-        arguments.out.write_text(json.dumps(written, indent=1) + "\n")
-    console.print(table(lines))
-    if not arguments.quick and any(line.passed is False for line in lines):
-        raise SystemExit(1)
+    figures.add(
+        [
+            Line("tuning", "loss before / after encrypted tuning, held-out patients", (ratio,), target=1.1, note=note),
+            Line(
+                "tuning",
+                "loss encrypted / in clear",
+                (against,),
+                target=1.1,
+                bound="most",
+                note=told,
+            ),
+            Line(
+                "tuning", "largest difference of a weight", (difference,), "", note=f"tuning moved one by {change:.2f}"
+            ),
+            Line("tuning", "encrypted tuning", (seconds["encrypted"],), "s", note=f"{seconds['clear']:.1f} s in clear"),
+        ]
+    )
+    figures.end()
 
 
 if __name__ == "__main__":

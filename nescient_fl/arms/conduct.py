@@ -29,10 +29,9 @@ from nescient_fl.arms.scoring import ArmModel, ArmRun, Scorer
 from nescient_fl.arms.secrecy import describe_secure, forget_keys, helper_nodes, secure_part
 from nescient_fl.arms.watching import StudyWatcher
 from nescient_fl.errors import UserError
-from nescient_fl.lesion.network import weights_sha256
 from nescient_fl.lesion.training import choose_device
 from nescient_fl.radiographs.table import write_table
-from nescient_fl.study.checkpoint import save_checkpoint
+from nescient_fl.study.model_file import save_model
 from nescient_fl.study.report import write_report
 from nescient_fl.study.run_folder import RunFolder, read_json, read_lines, write_json
 from nescient_fl.study.settings import StudySettings, make_settings
@@ -258,7 +257,8 @@ def _score(
             busy = sum(line["seconds"] for job in jobs for line in results[job].history)
             arms[arm] = scorer.score_arm(models, ArmRun(history, history[-1]["image_passes"], busy))
             clock.parts[arm] = round(busy, 3)
-    _save_model(run, settings, federated, state, scorer.threshold(federated.counts))
+    assert state.best is not None
+    save_model(run, settings, federated.weights, state.best.round, scorer.threshold(federated.counts))
     return {
         "format": 1,
         "data": describe_data(settings, data),
@@ -278,23 +278,6 @@ def _federated_model(run: RunFolder, data: StudyData) -> tuple[ArmModel, Federat
     if state is None or state.best is None:
         raise UserError("no round's validation had both classes: use fewer --clients or more images")
     return ArmModel("federated", state.best.weights, state.best.counts, tuple(data.sites)), state
-
-
-def _save_model(
-    run: RunFolder, settings: StudySettings, model: ArmModel, state: FederationState, threshold: float
-) -> None:
-    assert state.best is not None
-    about = {
-        "geometry": settings.geometry,
-        "recipe": settings.recipe,
-        "standardise": settings.resolved_recipe().standardise,
-        "activation": settings.resolved_recipe().network.activation,
-        "round": state.best.round,
-        "threshold": threshold,
-        "target_recall": settings.target_recall,
-        "sha256": weights_sha256(model.weights),
-    }
-    save_checkpoint(run.model, {"model": model.weights}, about)
 
 
 def resume_settings(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from nescient_fl.mpc.terms import fraction_bits_for
 from nescient_fl.radiographs.cache import build_cache
 from nescient_fl.radiographs.cohort import CohortRule
 from nescient_fl.radiographs.partition import PartitionRule, assign_sites
-from nescient_fl.study.checkpoint import save_checkpoint
+from nescient_fl.study.model_file import save_model
 from nescient_fl.study.run_folder import RunFolder, read_json, write_json
 from nescient_fl.study.settings import StudySettings, make_settings
 from sites.datasets import load_cohort
@@ -120,22 +120,9 @@ def noise_of(run: RunFolder) -> float:
 
 def save_founded_model(run: RunFolder, state: FederationState) -> str | None:
     """Write the best model of a finished run whose coordinator holds no radiographs. Returns its hash, else None."""
-    from nescient_fl.lesion.network import weights_sha256
-
     config = read_json(run.config)
     if not config.get(_FOUND) or state.best is None:
         return None
     settings = make_settings(config["settings"])
-    sha256 = weights_sha256(state.best.weights)
-    about = {
-        "geometry": settings.geometry,
-        "recipe": settings.recipe,
-        "standardise": settings.resolved_recipe().standardise,
-        "activation": settings.resolved_recipe().network.activation,
-        "round": state.best.round,
-        "threshold": state.best.counts.threshold_for_recall(settings.target_recall),
-        "target_recall": settings.target_recall,
-        "sha256": sha256,
-    }
-    save_checkpoint(run.model, {"model": state.best.weights}, about)
-    return sha256
+    threshold = state.best.counts.threshold_for_recall(settings.target_recall)
+    return save_model(run, settings, state.best.weights, state.best.round, threshold)
