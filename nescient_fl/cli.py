@@ -23,6 +23,7 @@ EXIT_INTERRUPTED = 130
 COMMANDS = {
     "simulate": ("nescient_fl.simulate", "simulate"),
     "deploy": ("nescient_fl.deploy", "deploy"),
+    "status": ("nescient_fl.status", "status"),
     "federation": ("nescient_fl.federation", "federation"),
     "coordinator": ("nescient_fl.coordinator", "coordinator"),
     "site": ("nescient_fl.site", "site"),

@@ -17,7 +17,7 @@ from nescient_fl.deployment.founding import save_founded_model
 from nescient_fl.deployment.health import Health
 from nescient_fl.deployment.logs import Log, make_log
 from nescient_fl.deployment.node_keys import NodeBinding, check_binding, read_bindings
-from nescient_fl.deployment.roles import CoordinatorSettings, host_and_port
+from nescient_fl.deployment.roles import EVENTS, CoordinatorSettings, host_and_port
 from nescient_fl.deployment.tether import flower_environment, start_tethered, stop
 from nescient_fl.errors import UserError
 from nescient_fl.mpc.errors import MpcError
@@ -25,7 +25,6 @@ from nescient_fl.mpc.roster import read_signed
 from nescient_fl.study.run_folder import RunFolder, read_lines, write_json
 from strategies.state import load_state
 
-EVENTS = "events.jsonl"
 _LINK_SECONDS = 120.0
 _POLL_SECONDS = 1.0
 _STOP_SECONDS = 5.0

@@ -17,9 +17,10 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from nescient_fl.deployment import reaper, tether
-from nescient_fl.deployment.coordinator import EVENTS
+from nescient_fl.deployment.actors import ActorView
 from nescient_fl.deployment.layout import ActorPlace, lay_out
-from nescient_fl.deployment.member import SOCKET
+from nescient_fl.deployment.notice import noticed
+from nescient_fl.deployment.roles import EVENTS, SOCKET
 from nescient_fl.errors import UserError
 from nescient_fl.study.run_folder import RunFolder, append_line, read_lines
 from sites.wire import STATUS, WorkerError, ask_bytes
@@ -34,27 +35,6 @@ _LONGEST_FOLDER = 55
 """Bytes: below it lie sockets, whose paths the system limits."""
 _RESTARTS = 5
 """How often the launcher starts one actor again before it gives up; each pause is a second longer than the last."""
-
-
-@dataclass
-class ActorView:
-    """What is known of one actor, for a live view.
-
-    Attributes:
-        state: starting, ended, or what its worker says.
-        round, last, bytes_in, bytes_out, problem: as its worker says.
-        restarts: how often it was started again.
-    """
-
-    name: str
-    role: str
-    state: str = "starting"
-    round: int = 0
-    last: str = ""
-    bytes_in: int = 0
-    bytes_out: int = 0
-    problem: str = ""
-    restarts: int = 0
 
 
 @runtime_checkable
@@ -103,7 +83,8 @@ class DeploymentEngine:
             environment = {**os.environ, reaper.MARK: mark, "OMP_NUM_THREADS": "1"}
             running = [_Running(place, _start(place, environment), _view(place)) for place in places]
             try:
-                _follow(running, environment, watcher, self._view, stop)
+                with noticed(folder, private):
+                    _follow(running, environment, watcher, self._view, stop)
             finally:
                 for actor in running:
                     if actor.process.poll() is None:
@@ -208,18 +189,12 @@ def _look(running: list[_Running]) -> None:
             answer = ask_bytes(actor.place.state / SOCKET, STATUS, b"", connect_seconds=0, answer_seconds=1)
         except WorkerError:
             continue
-        _note(actor.view, answer)
+        actor.view.note(json.loads(answer))
     coordinator = running[0].view
     if coordinator.state != "ended":
         rounds = [actor.view.round for actor in running[1:]]
         coordinator.state = "running" if any(rounds) else "starting"
         coordinator.round = max(rounds, default=0)
-
-
-def _note(view: ActorView, answer: bytes) -> None:
-    status = json.loads(answer)
-    for name in ("state", "round", "last", "bytes_in", "bytes_out", "problem"):
-        setattr(view, name, status[name])
 
 
 def _last_words(log: Path) -> str:

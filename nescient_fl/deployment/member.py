@@ -10,7 +10,7 @@ from typing import Any
 
 from nescient_fl.deployment.health import Health
 from nescient_fl.deployment.logs import make_log
-from nescient_fl.deployment.roles import DealerSettings, MemberSettings, PartySettings, SiteSettings
+from nescient_fl.deployment.roles import SOCKET, DealerSettings, MemberSettings, PartySettings, SiteSettings
 from nescient_fl.deployment.site_data import open_site_folder
 from nescient_fl.deployment.supernode import SuperNode
 from nescient_fl.errors import UserError
@@ -24,7 +24,6 @@ from sites.sealing import SitePolicy
 from sites.site import Site
 from sites.worker import Worker
 
-SOCKET = "worker.socket"
 _FINISH_SECONDS = 60.0
 """How long a stopping member goes on with the message at work."""
 

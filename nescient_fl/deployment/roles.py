@@ -18,6 +18,8 @@ from nescient_fl.mpc.errors import MpcError, RosterError
 from nescient_fl.mpc.roster import check_name
 
 PREFIX = "NESCIENT_"
+SOCKET, EVENTS = "worker.socket", "events.jsonl"
+"""In a role's state folder: where a member's worker listens, and what happened to the coordinator's run."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from nescient_fl.deployment.launcher import ActorView
+from nescient_fl.deployment.actors import ActorView
 from nescient_fl.study.progress import TerminalWatcher
 
 _STATES = {
@@ -18,6 +18,7 @@ _STATES = {
     "query.deal": "dealing",
 }
 """What a worker's state is called in the view."""
+_STYLES = {"ended": "dim", "no answer": "red", "unhealthy": "red"}
 
 
 class DeploymentWatcher(TerminalWatcher):
@@ -61,19 +62,22 @@ class DeploymentWatcher(TerminalWatcher):
 
 
 def actors_table(views: list[ActorView]) -> Table:
-    """Return a table of actors."""
-    table = Table("actor", "role", "state", "round", "last message", "in", "out", box=None, pad_edge=False)
+    """Return a table of actors; what went wrong has a column when something did."""
+    problems = any(view.problem for view in views)
+    head = ["actor", "role", "state", "round", "last message", "in", "out", *(["problem"] if problems else [])]
+    table = Table(*head, box=None, pad_edge=False)
     for view in views:
         state = _STATES.get(view.state, view.state)
         table.add_row(
             escape(view.name),
-            view.role,
-            f"{state} ({view.restarts} restarts)" if view.restarts else state,
+            escape(view.role),
+            escape(f"{state} ({view.restarts} restarts)" if view.restarts else state),
             str(view.round or "-"),
-            escape(view.problem or view.last or "-"),
+            escape(view.last or "-"),
             _size(view.bytes_in),
             _size(view.bytes_out),
-            style="green" if view.state in _STATES else "dim" if view.state == "ended" else "",
+            *([escape(view.problem)] if problems else []),
+            style="green" if view.state in _STATES else _STYLES.get(view.state, ""),
         )
     return table
 

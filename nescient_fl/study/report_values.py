@@ -164,3 +164,8 @@ def plain(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(plain(inner) for inner in value) or MISSING
     return str(value) or MISSING
+
+
+def printable(text: str) -> str:
+    """Return text that any terminal and page can show."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)

@@ -96,6 +96,23 @@ class RunFolder:
     def engine_log(self) -> Path:
         return self.path / "engine.log"
 
+    @property
+    def deployment(self) -> Path:
+        """Where a deployment on this machine lies; there only while one runs."""
+        return self.path / "deployment.json"
+
+    def in_use(self) -> bool:
+        """Say whether a process works on the run now."""
+        try:
+            with (self.path / ".lock").open() as file:
+                # Shared, and let go of at once: only a study that starts in this very moment could be refused.
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
     def _discard_unbegun(self) -> None:
         if not self.partition.exists() and not any(self.checkpoints.iterdir()):
             for path in (self.config, self.path / ".lock", self.engine_log):

@@ -18,6 +18,7 @@ from nescient_fl.study.report_values import (
     count,
     fixed,
     plain,
+    printable,
     read_arm,
     real,
     score,
@@ -118,15 +119,15 @@ def list_runs(paths: Iterable[Path]) -> RunList:
     for path in paths:
         if not path.is_dir():
             raise UserError(f"{path} is no folder: name a run folder, or a folder of them")
-        folders = [path] if _is_run(path) else sorted(one for one in path.iterdir() if _is_listed(one))
+        folders = [path] if is_run(path) else sorted(one for one in path.iterdir() if _is_listed(one))
         for folder in folders:
             if (place := folder.resolve()) in seen:
                 continue
             seen.add(place)
-            if _is_run(folder):
+            if is_run(folder):
                 runs.append(read_entry(folder))
             else:
-                others.append(_printable(folder.name))
+                others.append(printable(folder.name))
     if not runs:
         raise UserError(f"no run in {', '.join(map(str, paths))}: start one with nescient simulate")
     return RunList(runs, others)
@@ -134,7 +135,7 @@ def list_runs(paths: Iterable[Path]) -> RunList:
 
 def read_entry(path: Path) -> Run:
     """Read one run folder, whatever state it is in."""
-    run, name = RunFolder(path), _printable(path.resolve().name)
+    run, name = RunFolder(path), printable(path.resolve().name)
     begun = _begun(run, name)
     try:
         config = _read_object(run.config)
@@ -165,7 +166,8 @@ def rounds_done(run: RunFolder) -> int:
     return max((int(number) for number in map(real, numbers) if number is not None), default=0)
 
 
-def _is_run(path: Path) -> bool:
+def is_run(path: Path) -> bool:
+    """Say whether a folder is a run, or was one."""
     return any((path / part).exists() for part in _PARTS)
 
 
@@ -184,13 +186,8 @@ def _begun(run: RunFolder, name: str) -> datetime | None:
         return None
 
 
-def _printable(text: str) -> str:
-    """Return text that any terminal and page can show."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
-
-
 def _printable_all(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: _printable(value) if isinstance(value, str) else value for key, value in values.items()}
+    return {key: printable(value) if isinstance(value, str) else value for key, value in values.items()}
 
 
 def _read_object(path: Path) -> Json:
@@ -291,6 +288,8 @@ def _without_metrics(run: RunFolder, config: Json) -> tuple[State, str, str]:
         raise _Damaged(f"rounds.jsonl cannot be read ({error.strerror})") from None
     except RecursionError:
         raise _Damaged("rounds.jsonl is not readable JSON") from None
+    if run.in_use():
+        return "unfinished", f"running, after round {done} of {count(planned)}", ""
     if not run.rounds.exists():
         return "unfinished", "no round yet", ""
     if done >= planned:
