@@ -195,10 +195,11 @@ def _look_at_member(settings: MemberSettings) -> ActorView:
     # The health page knows more than the worker: whether the node beside it lives.
     if settings.health_port and _read_health(view, f"127.0.0.1:{settings.health_port}"):
         return view
+    socket = settings.state / SOCKET
     try:
-        told = json.loads(ask_bytes(settings.state / SOCKET, STATUS, b"", connect_seconds=0, answer_seconds=_SECONDS))
+        told = json.loads(ask_bytes(socket, STATUS, b"", connect_seconds=0, answer_seconds=_SECONDS))
     except (WorkerError, ValueError) as error:
-        view.problem = printable(str(error))
+        view.problem = printable(str(error).replace(f" at {socket}", ""))
         return view
     _take(view, told)
     return view

@@ -64,8 +64,9 @@ class DeploymentWatcher(TerminalWatcher):
 def actors_table(views: list[ActorView]) -> Table:
     """Return a table of actors; what went wrong has a column when something did."""
     problems = any(view.problem for view in views)
-    head = ["actor", "role", "state", "round", "last message", "in", "out", *(["problem"] if problems else [])]
-    table = Table(*head, box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for name in ("actor", "role", "state", "round", "last message", "in", "out", *(["problem"] if problems else [])):
+        table.add_column(name, overflow="fold", no_wrap=name not in ("last message", "problem"))
     for view in views:
         state = _STATES.get(view.state, view.state)
         table.add_row(

@@ -106,17 +106,21 @@ def _settings_table(listed: RunList) -> Table:
         rows.append(
             [
                 run.name,
-                f"{run.begun:%Y-%m-%d %H:%M}" if run.begun else MISSING,
                 (run.state, run.note) if run.note else run.state,
+                (sha256, f"same as {_named(same)}") if same else sha256,
+                f"{run.begun:%Y-%m-%d %H:%M}" if run.begun else MISSING,
                 (run.source, "synthetic") if run.synthetic else run.source,
                 run.clients if run.partition == MISSING else (run.clients, run.partition),
                 *(run.rounds, run.engine),
                 (updates, protection) if protection else updates,
-                (sha256, f"same as {', '.join(same)}") if same else sha256,
             ]
         )
-    head = ["Run", "Begun", "State", "Data", "Sites", "Rounds", "Engine", "Updates", "Model"]
+    head = ["Run", "State", "Model", "Begun", "Data", "Sites", "Rounds", "Engine", "Updates"]
     return Table("Settings, state and model", head, rows)
+
+
+def _named(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _figures_table(runs: Sequence[Run]) -> Table:
