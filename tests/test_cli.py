@@ -323,6 +323,11 @@ def test_help_of_every_command_imports_nothing_heavy(module: str) -> None:
     assert "HEAVY []" in ran.stdout, ran.stdout + ran.stderr
 
 
+def test_help_says_what_an_argument_is() -> None:
+    said = python("-m", "nescient_fl.prepare", "--help").stdout
+    assert "The dataset's folder" in said
+
+
 def test_help_is_quick() -> None:
     quickest = 9.0
     for _ in range(3):
