@@ -16,7 +16,8 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,14 @@ def write_run(run: RunFolder, data: BenchData, sites: int, images: int, rounds: 
     )
 
 
+_MARK = "NESCIENT_BENCH_MARK"
+
+
 class Clock:
     """A watcher that notes when each round's line was written, and the workers' memory then."""
 
-    def __init__(self) -> None:
+    def __init__(self, mark: str) -> None:
+        self._mark = mark
         self.ends: list[float] = []
         self.memory: list[dict[str, int]] = []
 
@@ -83,37 +88,29 @@ class Clock:
 
     def round_validated(self, line: dict[str, Any]) -> None:  # noqa: ARG002 - a watcher's signature
         self.ends.append(time.perf_counter())
-        self.memory += worker_memory()
+        self.memory += worker_memory(self._mark)
 
 
-def worker_memory() -> list[dict[str, int]]:
-    """Return, for each Ray worker below this process, its memory in bytes; none where /proc is not there.
+def worker_memory(mark: str) -> list[dict[str, int]]:
+    """Return, for each Ray worker with the mark in its environment, its memory in bytes; none without /proc.
 
     ``peak`` is the most it ever held, pages of the mapped pixel cache included, which all workers share and
     the system may take back at any time; ``own`` is what it holds for itself now.
     """
-    parents: dict[int, int] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    wanted = f"{_MARK}={mark}".encode()
     found = []
-    for pid in parents:
-        # A process that ends while it is looked at is no worker that matters.
+    for folder in Path("/proc").glob("[0-9]*"):
+        # A process that ends while it is looked at is no worker that matters. Parents tell nothing: a worker may
+        # outlive the process that started it.
         with contextlib.suppress(OSError, KeyError):
-            name = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if name.startswith(b"ray::ClientApp") and _is_below(pid, os.getpid(), parents):
-                found.append(_memory(pid))
+            is_worker = (folder / "cmdline").read_bytes().startswith(b"ray::ClientApp")
+            if is_worker and wanted in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(_memory(folder))
     return found
 
 
-def _is_below(pid: int, ancestor: int, parents: Mapping[int, int]) -> bool:
-    while pid and pid != ancestor:
-        pid = parents.get(pid, 0)
-    return pid == ancestor
-
-
-def _memory(pid: int) -> dict[str, int]:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+def _memory(folder: Path) -> dict[str, int]:
+    lines = (folder / "status").read_text().splitlines()
     fields = dict(line.split(":", 1) for line in lines if ":" in line)
     return {
         "peak": int(fields["VmHWM"].split()[0]) * 1024,
@@ -123,7 +120,8 @@ def _memory(pid: int) -> dict[str, int]:
 
 def measure(data: BenchData, sites: int, images: int, rounds: int, epochs: int, cpus: int | None) -> dict[str, Any]:
     """Run one federation and return what the module's docstring promises."""
-    clock = Clock()
+    os.environ[_MARK] = uuid.uuid4().hex  # which Ray's workers inherit
+    clock = Clock(os.environ[_MARK])
     engine = RayEngine(torch.device("cpu"), cpus)
     folder = Path(tempfile.mkdtemp(prefix="nescient-bench-"))
     try:
