@@ -35,7 +35,7 @@ def measure(phantom_images: int, clients: int, limit: float = 300.0) -> dict[str
         "data": lambda: run.partition.exists() and "cache_key" in read_json(run.config),
         "ray": run.engine_log.exists,
         "hospitals joined": lambda: bool(read_lines(run.transcript)),
-        "first answer": lambda: any(line["kind"] == "update" for line in read_lines(run.transcript)),
+        "first answer": lambda: any(line["kind"].endswith("update") for line in read_lines(run.transcript)),
         "first round": lambda: bool(read_lines(run.rounds)),
     }
     command = [sys.executable, "-m", "nescient_fl.simulate", "--no-baselines", "--out", str(run.path)]

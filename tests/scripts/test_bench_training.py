@@ -64,6 +64,14 @@ def test_federation_tells_each_round_and_its_workers_memory() -> None:
 
 
 @pytest.mark.slow
+def test_every_step_to_the_first_round_is_seen() -> None:
+    found = run_for_json("bench_first_round.py", "--phantom-images", 120, "--clients", 3)
+    steps = ["imports", "data", "ray", "hospitals joined", "first answer", "first round"]
+    assert sorted(found) == sorted(steps)
+    assert [found[name] for name in steps] == sorted(found.values())
+
+
+@pytest.mark.slow
 def test_quickstart_shaped_app_trains_in_every_round(partition: Path) -> None:
     found = run_for_json("bench_quickstart_app.py", "--partition", partition, "--rounds", 2)
     assert found["images_per_round"] == 16
