@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from flwr.app import Message, RecordDict
-from flwr.serverapp import Grid
 
 from nescient_fl.lesion.recipe import RECIPES
 from nescient_fl.messages import DEALER, ORDER, PARTY, node_content
@@ -23,6 +22,7 @@ from strategies.secure import SecurePlan
 from strategies.server_optimiser import ServerOptimiser
 from tests.faults.actors import Halt, run_helper, run_site, sealing_site
 from tests.faults.cluster import Actor
+from tests.half_grid import HalfGrid
 from tests.strategies.fake_grid import coordinator_identity
 
 NAMES = ("a-1", "b-1", "c-1", "d-1")
@@ -32,7 +32,7 @@ Faults = Mapping[tuple[str, int], Halt]
 """By an actor's name and the number of the question, from 1: a site's orders, a party's and the dealer's sums."""
 
 
-class ProcessGrid(Grid):
+class ProcessGrid(HalfGrid):
     """Carries messages to processes, and what they answer back; one that ends without a word never answers."""
 
     def __init__(self, vault: Vault, faults: Faults, times: Mapping[str, float]) -> None:
@@ -90,19 +90,6 @@ class ProcessGrid(Grid):
     def close(self) -> None:
         for actor in self.actors:
             actor.end()
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Any:
-        raise NotImplementedError
-
-    def create_message(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
-
-    def set_run(self, run: Any) -> None:
-        raise NotImplementedError
-
-    @property
-    def run(self) -> Any:
-        raise NotImplementedError
 
 
 @dataclass

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Error, Message, RecordDict
-from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from nescient_fl.lesion.counts import ScoreCounts
@@ -25,6 +24,7 @@ from nescient_fl.messages import (
     report_content,
 )
 from nescient_fl.seeds import derive_seed
+from tests.half_grid import HalfGrid
 
 FLOWERS_WORDS = (
     "<class 'flwr.clientapp.client_app.ClientAppException'>:<'\nException ClientAppException occurred. Message: {}'>"
@@ -84,7 +84,7 @@ class ToySite:
         return ScoreCounts.of(np.append(negatives, 0.0), np.append(np.zeros(100), 1).astype(np.float32))
 
 
-class FakeGrid(Grid):
+class FakeGrid(HalfGrid):
     """Delivers messages to toy sites; node ids are drawn anew and replies come in any order.
 
     ``before_push`` and ``before_pull`` are called with the number of the call: a test raises or stops there.
@@ -126,19 +126,6 @@ class FakeGrid(Grid):
         there = [key for key in message_ids if key in self._replies]
         self._draw.shuffle(there)
         return [self._replies.pop(key) for key in there[: max(1, len(there) // 2)]]
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Any:
-        raise NotImplementedError
-
-    def create_message(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
-
-    def set_run(self, run: Any) -> None:
-        raise NotImplementedError
-
-    @property
-    def run(self) -> Any:
-        raise NotImplementedError
 
 
 class Notes:
