@@ -6,7 +6,8 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -200,6 +201,15 @@ class Figures:
                 "lines": [line.as_dict() for line in self._lines],
             }
             self._out.write_text(json.dumps(figures, indent=1) + "\n")
+
+    def measure(self, part: str, take: Callable[[], Sequence[Line]], nothing: str = "") -> None:
+        """Take one part's lines and say how long that took; ``nothing`` is why there may be none."""
+        started = time.monotonic()
+        lines = take()
+        if not lines and nothing:
+            self.console.print(f"left out {part}: {nothing}", style="yellow")
+        self.add(lines)
+        self.console.print(f"measured {part} in {time.monotonic() - started:.0f} s", style="dim")
 
     def end(self) -> None:
         """Print the table; end with status 1 when a target was missed, unless sizes were too small to judge."""

@@ -12,7 +12,7 @@ material are told beside them.
 
 Stock is CrypTen 0.4.1 as it comes, its own modules, its own gloo, with its trusted first party (TFP) and its trusted
 third party (TTP) in turn. Every role is a process of its own, with one thread. Slow networks are made of network
-namespaces, with tc netem or else a relay of ours, which the output says; they need the right to make namespaces.
+namespaces, with tc or else a relay of ours, which the output says; they need the right to make namespaces.
 
 What is compared runs in turn; a figure is the median of the repeats. Runs at the same time on the machine spoil the
 figures: the load average is shown.
@@ -29,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -262,12 +263,7 @@ def main() -> None:
     size = QUICK if arguments.quick else FULL
     figures = Figures(arguments.quick, arguments.out)
     for name in arguments.only:
-        started = time.monotonic()
-        found = PARTS[name](size)
-        if not found:
-            figures.console.print(f"left out {name}: no right to make network namespaces here", style="yellow")
-        figures.add(found)
-        figures.console.print(f"measured {name} in {time.monotonic() - started:.0f} s", style="dim")
+        figures.measure(name, partial(PARTS[name], size), "no right to make network namespaces here")
     figures.end()
 
 

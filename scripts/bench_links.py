@@ -1,9 +1,10 @@
 """Hosts on one machine with a network between them that is as slow as is asked for; for bench_encrypted.py.
 
-Each host is a network namespace of our own. Where the kernel has netem, a bridge joins them and ``tc`` slows every
-host's way out. Where it has not, each host gets a TUN device, and a relay of ours takes every packet that a host
-sends, holds it back as the link would, and gives it to its receiver. Both need the right to make namespaces; nothing
-but what was made here is touched, and all of it is removed again.
+Each host is a network namespace of our own. Where the kernel can, a bridge joins them and ``tc`` slows every host's
+way out: by netem, or by a token bucket (tbf) where only the rate is limited. Where it cannot, each host gets a TUN
+device, and a relay of ours takes every packet that a host sends, holds it back as the link would, and gives it to its
+receiver. Both need the right to make namespaces; nothing but what was made here is touched, and all of it is removed
+again.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-NETEM, RELAY = "tc netem", "a delaying relay"
+NETEM, TOKEN_BUCKET, RELAY = "tc netem", "tc tbf", "a delaying relay"
 LOOPBACK = "loopback"
 
 _MTU = 65000
@@ -29,6 +30,9 @@ _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 _CLONE_NEWNET = 0x40000000
 _DEVICE = "nescient0"
 _QUEUE = 100_000
+_BURST_BYTES = 1 << 17
+"""What a token bucket lets through at once: two packets of the largest size."""
+_QUEUE_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -97,10 +101,11 @@ def network(hosts: int, condition: Condition) -> Iterator[Network]:
         made = tuple(
             Host(("ip", "netns", "exec", name), f"{_SUBNET}.{number}", _DEVICE) for number, name in enumerate(names, 1)
         )
-        if _has_netem(names[0]):
-            _join_by_bridge(stack, names, condition)
-            yield Network(made, NETEM)
-            return
+        for how, discipline in _disciplines(condition).items():
+            if _has(names[0], discipline):
+                _join_by_bridge(stack, names, discipline)
+                yield Network(made, how)
+                return
         relay = stack.enter_context(_relay(names, condition))
         yield Network(made, RELAY)
         if relay.poll() is not None:
@@ -111,33 +116,44 @@ def _ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True)
 
 
-def _has_netem(name: str) -> bool:
-    command = ["ip", "netns", "exec", name, "tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"]
+def _disciplines(condition: Condition) -> dict[str, list[str]]:
+    """Return what ``tc`` can make the condition of, the best first."""
+    netem = ["netem", "delay", f"{condition.delay}ms", "limit", str(_QUEUE)]
+    if condition.rate is None:
+        return {NETEM: netem}
+    rate = ["rate", f"{condition.rate}mbit"]
+    found = {NETEM: [*netem, *rate]}
+    if not condition.delay:
+        found[TOKEN_BUCKET] = ["tbf", *rate, "burst", str(_BURST_BYTES), "latency", f"{_QUEUE_SECONDS}s"]
+    return found
+
+
+def _has(name: str, discipline: Sequence[str]) -> bool:
     try:
-        done = subprocess.run(command, check=False, capture_output=True)
+        done = subprocess.run(_tc(name, "add", "lo", *discipline), check=False, capture_output=True)
     except OSError:
         return False
     if done.returncode == 0:
-        subprocess.run([*command[:4], "tc", "qdisc", "del", "dev", "lo", "root"], check=True, capture_output=True)
+        subprocess.run(_tc(name, "del", "lo"), check=True, capture_output=True)
     return done.returncode == 0
 
 
-def _join_by_bridge(stack: ExitStack, names: Sequence[str], condition: Condition) -> None:
+def _tc(name: str, action: str, device: str, *discipline: str) -> list[str]:
+    return ["ip", "netns", "exec", name, "tc", "qdisc", action, "dev", device, "root", *discipline]
+
+
+def _join_by_bridge(stack: ExitStack, names: Sequence[str], discipline: Sequence[str]) -> None:
     hub = f"{names[0]}-hub"
     _ip("netns", "add", hub)
     stack.callback(_ip, "netns", "del", hub)
     _ip("-n", hub, "link", "add", "bridge0", "mtu", str(_MTU), "type", "bridge")
     _ip("-n", hub, "link", "set", "bridge0", "up")
-    limits = ["delay", f"{condition.delay}ms", "limit", str(_QUEUE)]
-    if condition.rate is not None:
-        limits += ["rate", f"{condition.rate}mbit"]
     for number, name in enumerate(names, 1):
         port = f"port{number}"
         _ip("-n", hub, "link", "add", port, "type", "veth", "peer", "name", _DEVICE, "netns", name)
         _ip("-n", hub, "link", "set", port, "mtu", str(_MTU), "master", "bridge0", "up")
         _address(name, number)
-        command = ["ip", "netns", "exec", name, "tc", "qdisc", "add", "dev", _DEVICE, "root", "netem", *limits]
-        subprocess.run(command, check=True, capture_output=True)
+        subprocess.run(_tc(name, "add", _DEVICE, *discipline), check=True, capture_output=True)
 
 
 def _address(name: str, number: int) -> None:

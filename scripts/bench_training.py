@@ -16,9 +16,9 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -257,9 +257,7 @@ def main() -> None:
     figures = Figures(arguments.quick, arguments.out)
     bench_data(size.phantom, size.phantom)
     for name in arguments.only:
-        started = time.monotonic()
-        figures.add(PARTS[name](size))
-        figures.console.print(f"measured {name} in {time.monotonic() - started:.0f} s", style="dim")
+        figures.measure(name, partial(PARTS[name], size))
     figures.end()
 
 

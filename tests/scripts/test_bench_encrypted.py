@@ -54,6 +54,50 @@ with socket.create_server(("0.0.0.0", 5000)) as server:
 """
 
 
+GIVE = """
+import socket, sys
+with socket.create_connection((sys.argv[1], 5000), timeout=20) as link:
+    link.sendall(bytes(4_000_000))
+"""
+TAKE = """
+import socket, time
+with socket.create_server(("0.0.0.0", 5000)) as server:
+    print("ready", flush=True)
+    link, _ = server.accept()
+    started, count = time.monotonic(), 0
+    while data := link.recv(1 << 16):
+        count += len(data)
+    print(count, time.monotonic() - started)
+"""
+
+
+def test_a_slow_network_sends_no_faster_than_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    from bench_links import Condition, may_make_namespaces, network
+
+    if not may_make_namespaces():
+        pytest.skip("needs the right to make network namespaces")
+    with network(2, Condition(rate=50)) as net:
+        taker, giver = net.hosts
+        with subprocess.Popen([*taker.prefix, sys.executable, "-c", TAKE], stdout=subprocess.PIPE, text=True) as take:
+            assert take.stdout is not None and take.stdout.readline() == "ready\n"
+            subprocess.run([*giver.prefix, sys.executable, "-c", GIVE, taker.address], check=True)
+            count, seconds = take.stdout.readline().split()
+    assert int(count) == 4_000_000
+    # 32 Mb take 0.64 s at 50 Mb/s; a bucket lets its first 0.13 MB through at once.
+    assert 0.55 < float(seconds) < 5
+
+
+def test_only_a_rate_alone_can_be_made_by_a_token_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    from bench_links import NETEM, TOKEN_BUCKET, Condition, _disciplines
+
+    assert list(_disciplines(Condition(20))) == [NETEM]
+    assert list(_disciplines(Condition(20, 100))) == [NETEM]
+    assert list(_disciplines(Condition(rate=100))) == [NETEM, TOKEN_BUCKET]
+    assert _disciplines(Condition(20, 100))[NETEM][-2:] == ["rate", "100mbit"]
+
+
 def test_a_slow_network_delays_every_message_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(SCRIPTS)
     from bench_links import Condition, may_make_namespaces, network
