@@ -80,7 +80,8 @@ def test_a_slow_network_sends_no_faster_than_its_rate(monkeypatch: pytest.Monkey
     with network(2, Condition(rate=50)) as net:
         taker, giver = net.hosts
         with subprocess.Popen([*taker.prefix, sys.executable, "-c", TAKE], stdout=subprocess.PIPE, text=True) as take:
-            assert take.stdout is not None and take.stdout.readline() == "ready\n"
+            assert take.stdout is not None
+            assert take.stdout.readline() == "ready\n"
             subprocess.run([*giver.prefix, sys.executable, "-c", GIVE, taker.address], check=True)
             count, seconds = take.stdout.readline().split()
     assert int(count) == 4_000_000
