@@ -45,6 +45,8 @@ from nescient_fl.serving.stock import Stock
 Floats = NDArray[np.float64]
 Make = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 _CHUNK = 8
+_AWAITED_SHARE = 1.25
+"""Of a step: what whoever waits for somebody who waits for another allows them."""
 
 
 class Inputs:
@@ -191,7 +193,9 @@ def _material(
 
 def _awaited(channel: Channel, batches: int, say: Callable[[str], None]) -> Dealt:
     while True:
-        message = decode(channel.receive(DATA, Deadline(STEP_SECONDS), LARGEST_MESSAGE), channel.peer)
+        # The owner waits for the dealer meanwhile, and is to have the time to say who was lost.
+        deadline = Deadline(_AWAITED_SHARE * STEP_SECONDS)
+        message = decode(channel.receive(DATA, deadline, LARGEST_MESSAGE), channel.peer)
         if isinstance(message, Refusal):
             raise message.raised(channel.peer)
         if isinstance(message, Dealt):

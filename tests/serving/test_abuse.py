@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from serving.faulty_links import Frame, watched_links
 from serving.role_threads import Roles
 from serving.saved_models import write_model
+from serving.test_every_step import EXCHANGES
 
 from nescient_fl.mpc.channel import BYE, DATA, Channel, Deadline
 from nescient_fl.mpc.errors import MaterialError, MpcError, QueryLimitError, SessionAborted
@@ -39,14 +41,12 @@ from nescient_fl.serving.messages import (
     tell,
 )
 from nescient_fl.serving.model import load_model
-from nescient_fl.serving.pair import Pair
+from nescient_fl.serving.pair import BUFFERED
 from nescient_fl.serving.plans import ServedModel, compile_model
 
 STEP = 1.5
 """Seconds that a step waits in these tests; 20 in use."""
 SOON = 20.0
-ROUNDS = 47
-"""Exchanges of a session for one image: greeting, coins, check, weights, and the protocol."""
 
 
 @pytest.fixture(scope="module")
@@ -68,104 +68,46 @@ def roles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Roles:
     return Roles(tmp_path)
 
 
-class Left(Exception):
-    """The peer's process is gone."""
+# The first exchanges of large messages, which go one after the other: masked weights, masked image, the pool.
+WEIGHTS, IMAGE, POOL = 5, 6, 7
+LARGE = [
+    ("clinic", "owner", 5 + IMAGE, "stalls midway"),
+    ("clinic", "owner", 5 + POOL, "leaves midway"),
+    ("owner", "clinic", 7 + WEIGHTS, "leaves midway"),
+    ("owner", "clinic", 7 + POOL, "stalls midway"),
+]
 
 
-def leave(channel: Channel) -> None:
-    channel.close()
-    raise Left
-
-
-def stall(channel: Channel) -> None:  # noqa: ARG001 - as the others
-    time.sleep(2 * STEP)
-    raise Left
-
-
-def babble(channel: Channel) -> None:
-    channel.send(DATA, b"\x00nonsense" * 3, Deadline(STEP))
-    time.sleep(STEP / 3)
-    raise Left
-
-
-def boast(channel: Channel) -> None:
-    """Announce a frame of nearly 2^64 bytes."""
-    channel._connection.sendall(bytes([DATA]) + channel._sent.to_bytes(8, "big") + b"\xff" * 8)
-    time.sleep(STEP / 3)
-    raise Left
-
-
-HOW = {"leaves": leave, "stalls": stall, "babbles": babble, "boasts": boast}
-
-
-class Faulty(Pair):
-    """Misbehaves in one exchange."""
-
-    at = 0
-    how: Callable[[Channel], None] = staticmethod(leave)
-
-    def exchange(self, payload: bytes) -> list[bytes]:
-        if self.rounds == self.at:
-            type(self).how(self._channel)
-        return super().exchange(payload)
-
-
-def faulty(at: int, how: str) -> type[Faulty]:
-    return type("Faulty", (Faulty,), {"at": at, "how": staticmethod(HOW[how])})
-
-
-LAST = ROUNDS - 1
-BY_CLINIC = [(0, "stalls"), (5, "leaves"), (20, "leaves"), (20, "babbles"), (6, "boasts"), (LAST, "leaves")]
-BY_OWNER = [(0, "leaves"), (5, "leaves"), (20, "stalls"), (20, "babbles"), (LAST, "leaves")]
-
-
-@pytest.mark.parametrize(("at", "how"), BY_CLINIC)
-def test_a_clinic_that_fails_in_an_exchange_ends_its_session_and_no_other(
-    roles: Roles, model: ServedModel, images: Any, monkeypatch: pytest.MonkeyPatch, at: int, how: str
+@pytest.mark.parametrize(("who", "to", "number", "how"), LARGE)
+def test_a_peer_that_fails_amid_a_large_message_ends_its_session_and_no_other(
+    roles: Roles, model: ServedModel, images: Any, who: str, to: str, number: int, how: str
 ) -> None:
-    with roles.serving(model):
-        with monkeypatch.context() as patch:
-            patch.setattr(clinic, "Pair", faulty(at, how))
-            started = time.monotonic()
-            with pytest.raises(Left):
-                roles.score(images)
-        wait_for(lambda: any(line.startswith("clinic: ") for line in roles.said))
+    """tests/serving/test_every_step.py has every frame of a network whose messages are all small."""
+    with watched_links() as links, roles.serving(model):
+        links.begin((Frame(who, to, number, DATA, 0), how))
+        started = time.monotonic()
+        with pytest.raises(SessionAborted, match=None if who == "clinic" else "silent|closed"):
+            roles.score(images)
+        wait_for(lambda: not links.serving)
         assert time.monotonic() - started < SOON
-        if how == "stalls":
-            assert any("silent for too long" in line for line in roles.said)
+        assert links.struck
+        assert links.frames[-1].length > BUFFERED or links.frames[-2].length > BUFFERED
+        if who == "clinic":
+            assert any(line.startswith("clinic: clinic ") for line in roles.said)
         assert not (roles.state("owner") / "sessions.jsonl").exists()
+        links.begin(None)
         assert len(roles.score(images, "other").logits) == 1
     assert not any("Error:" in line for line in roles.said), roles.said
 
 
-@pytest.mark.parametrize(("at", "how"), BY_OWNER)
-def test_an_owner_that_fails_in_an_exchange_leaves_the_clinic_with_an_error_and_nothing_else(
-    roles: Roles, model: ServedModel, images: Any, monkeypatch: pytest.MonkeyPatch, at: int, how: str
-) -> None:
-    with roles.serving(model):
-        with monkeypatch.context() as patch:
-            patch.setattr(owner, "Pair", faulty(at, how))
-            started = time.monotonic()
-            with pytest.raises((SessionAborted, MaterialError), match="silent" if how == "stalls" else None):
-                roles.score(images)
-            assert time.monotonic() - started < SOON
-        assert len(roles.score(images).logits) == 1
-
-
-def test_every_exchange_is_within_the_range_that_these_tests_cover(
-    roles: Roles, model: ServedModel, images: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pairs = []
-
-    class Counting(Pair):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
-            pairs.append(self)
-
-    monkeypatch.setattr(clinic, "Pair", Counting)
-    with roles.serving(model):
+def test_every_exchange_is_one_of_those_that_are_made_to_fail(roles: Roles, model: ServedModel, images: Any) -> None:
+    with watched_links() as links, roles.serving(model):
         roles.score(images)
-    assert [pair.rounds for pair in pairs] == [ROUNDS]
+    said = [frame.length for frame in links.frames if (frame.who, frame.to) == ("clinic", "owner")]
+    # Hello and four questions before, goodbye after.
+    assert len(said) == 5 + EXCHANGES + 1
+    heard = [frame.length for frame in links.frames if (frame.who, frame.to) == ("owner", "clinic")]
+    assert min(heard[7 + WEIGHTS], said[5 + IMAGE], heard[7 + POOL], said[5 + POOL]) > BUFFERED
 
 
 def wait_for(happened: Callable[[], bool]) -> None:
