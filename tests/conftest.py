@@ -1,11 +1,15 @@
 """What all tests share: a cache of their own, and a small study's radiographs."""
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+
+from nescient_fl.cli import run_command
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,3 +45,19 @@ def toy_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from toy_dataset import write_toy_dataset
 
     return write_toy_dataset(tmp_path_factory.mktemp("toy") / "dataset")
+
+
+@pytest.fixture
+def run_as_module(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process, as its module does. Returns status, standard output and standard error."""
+
+    def run(function: Callable[..., Any], *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["nescient", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            run_command(function)
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return run

@@ -30,7 +30,7 @@ Run = Callable[..., Ran]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_as_module: Run) -> Run:
     """Run a command in this process, as its module does; whatever it says about, it never starts Ray."""
 
     def no_engine(*_: Any, **__: Any) -> None:
@@ -40,11 +40,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str | Path, function: Callable[..., Any] = simulate) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["nescient", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.run_command(function)
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
+        return run_as_module(function, *arguments)
 
     return run
 

@@ -5,13 +5,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from nescient_fl.cli import run_command
 from nescient_fl.prepare import prepare
 from nescient_fl.radiographs.cache import open_cache
 from nescient_fl.radiographs.table import read_table
@@ -40,16 +40,9 @@ def dataset(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["prepare", *(str(argument) for argument in arguments)])
-        monkeypatch.setenv("COLUMNS", "100")
-        with pytest.raises(SystemExit) as raised:
-            run_command(prepare)
-        captured = capsys.readouterr()
-        return int(raised.value.code or 0), captured.out, captured.err
-
-    return call
+def run(monkeypatch: pytest.MonkeyPatch, run_as_module: Run) -> Run:
+    monkeypatch.setenv("COLUMNS", "100")
+    return partial(run_as_module, prepare)
 
 
 def one_line(status: int, error: str) -> str:

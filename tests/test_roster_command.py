@@ -5,12 +5,12 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from nescient_fl import cli
 from nescient_fl.mpc.keys import load_keys
 from nescient_fl.mpc.roster import read_signed
 from nescient_fl.roster import roster
@@ -23,19 +23,11 @@ ADDRESSES = {"party-1": "p1.example.org:7001", "party-2": "p2.example.org:7002",
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_as_module: Run) -> Run:
     """Run one command as the module does, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["roster", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.run_command(roster)
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return call
+    return partial(run_as_module, roster)
 
 
 def done(ran: Ran, *words: str) -> str:

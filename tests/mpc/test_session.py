@@ -3,82 +3,20 @@
 import contextlib
 import os
 import socket
-import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from session_hosts import ID, PATIENT, REQUEST, Hosts, together
 
 from nescient_fl.mpc import channel as channel_module
 from nescient_fl.mpc.channel import DATA, HELLO, Channel, Deadline, Listener, connect
-from nescient_fl.mpc.dealer import serve_session
 from nescient_fl.mpc.errors import MaterialError, SessionAborted
-from nescient_fl.mpc.keys import MemberKeys, load_keys, new_keys, public_part
 from nescient_fl.mpc.material import MaterialRequest
-from nescient_fl.mpc.roster import Member, Roster
 from nescient_fl.mpc.session import Session, answer_hello, hello
-
-ID = bytes(range(32))
-TIMES = {"timeout": 1.0, "deadline": 3.0}
-PATIENT = {"timeout": 4.0, "deadline": 12.0}
-"""For tests of who gives up first, on a machine that may be busy."""
-REQUEST = MaterialRequest(ands=1000)
-
-
-class Hosts:
-    """Keys and a roster with K parties and a dealer, on Unix sockets or on loopback."""
-
-    def __init__(self, folder: Path, parties: int = 2, tcp: bool = False) -> None:
-        self.folder, self.times = folder, TIMES
-        members = []
-        for name, role in [(f"party-{n + 1}", "party") for n in range(parties)] + [("dealer", "dealer")]:
-            address = f"127.0.0.1:{free_port()}" if tcp else f"unix:{folder / name}.s"
-            members.append(public_part(new_keys(folder / name, name, role), address))
-        members += [public_part(new_keys(folder / f"s{n}", f"s{n}", "site")) for n in range(3)]
-        self.roster = Roster("test", 1, tuple(members), 3)
-
-    def keys(self, name: str) -> MemberKeys:
-        return load_keys(self.folder / name)
-
-    def member(self, name: str) -> Member:
-        return next(member for member in self.roster.members if member.name == name)
-
-    def session(self, rank: int, **changes: Any) -> Session:
-        options = {"roster": self.roster, "session_id": ID, **self.times, **changes}
-        return Session(self.keys(f"party-{rank + 1}"), **options)
-
-    def dealer(self, **changes: Any) -> Any:
-        return serve_session(self.keys("dealer"), self.roster, changes.pop("session_id", ID), **self.times)
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-@pytest.fixture
-def hosts(tmp_path: Path) -> Hosts:
-    return Hosts(tmp_path)
-
-
-@pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(8) as threads:
-        yield threads
-
-
-def together(pool: ThreadPoolExecutor, hosts: Hosts, work: Callable[[Session], Any]) -> list[Future[Any]]:
-    def party(rank: int) -> Any:
-        with hosts.session(rank) as session:
-            return work(session)
-
-    return [pool.submit(hosts.dealer), *(pool.submit(party, rank) for rank in range(len(hosts.roster.parties)))]
 
 
 @pytest.mark.parametrize(("parties", "tcp"), [(2, False), (2, True), (3, False), (3, True)])
@@ -329,81 +267,6 @@ def test_a_reason_is_cut_and_made_printable(hosts: Hosts, pool: ThreadPoolExecut
         here.receive(DATA, Deadline(1))
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 300
-
-
-def strangers(hosts: Hosts, folder: Path) -> dict[str, MemberKeys]:
-    return {
-        "unknown key": new_keys(folder / "x", "party-2", "party"),
-        "another role": hosts.keys("dealer"),
-    }
-
-
-@pytest.mark.parametrize("who", ["unknown key", "another role"])
-def test_a_stranger_gets_no_session(hosts: Hosts, tmp_path: Path, pool: ThreadPoolExecutor, who: str) -> None:
-    keys = strangers(hosts, tmp_path)[who]
-    pool.submit(hosts.dealer)
-    waiting = pool.submit(lambda: hosts.session(0).__enter__())
-
-    def try_it() -> None:
-        channel = connect(keys, hosts.member("party-1"), Deadline(0.8))
-        channel.send(HELLO, b"{}", Deadline(0.5))
-        channel.receive(HELLO, Deadline(0.5))
-
-    with pytest.raises(SessionAborted):
-        try_it()
-    error = waiting.exception()
-    assert isinstance(error, SessionAborted)
-    assert error.lost == "party-2"
-
-
-def test_an_impostor_at_a_partys_address_is_found_out(hosts: Hosts, tmp_path: Path, pool: ThreadPoolExecutor) -> None:
-    impostor = new_keys(tmp_path / "x", "party-1", "party")
-    pool.submit(hosts.dealer)
-    listener = Listener(hosts.member("party-1").address or "")
-    pool.submit(listener.accept, impostor, [hosts.member("party-2")], Deadline(1))
-    with pytest.raises(SessionAborted, match="party-1 could not prove who it is") as caught, hosts.session(1):
-        pass
-    assert caught.value.lost == "party-1"
-    listener.close()
-
-
-def test_an_older_tls_and_plain_text_are_refused(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
-    hosts = Hosts(tmp_path, tcp=True)
-    host, _, port = (hosts.member("party-1").address or "").rpartition(":")
-    pool.submit(hosts.dealer)
-    waiting = pool.submit(lambda: hosts.session(0).__enter__())
-    time.sleep(0.1)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    context.maximum_version = ssl.TLSVersion.TLSv1_2
-    keys = hosts.keys("party-2")
-    context.load_cert_chain(keys.certificate_path, keys.signing_path)
-    with socket.create_connection((host, int(port))) as plain, pytest.raises(ssl.SSLError):
-        context.wrap_socket(plain)
-    with socket.create_connection((host, int(port))) as plain:
-        plain.settimeout(1)
-        plain.sendall(b"GET / HTTP/1.0\r\n\r\n")
-        with contextlib.suppress(ConnectionResetError):
-            assert b"HTTP" not in plain.recv(100)
-    assert isinstance(waiting.exception(), SessionAborted)
-
-
-@pytest.mark.parametrize("change", ["session", "roster"])
-def test_parties_of_different_sessions_or_rosters_do_not_meet(
-    hosts: Hosts, pool: ThreadPoolExecutor, change: str
-) -> None:
-    other: dict[str, Any] = (
-        {"session_id": os.urandom(32)} if change == "session" else {"roster": replace(hosts.roster, serial=2)}
-    )
-    dealer = pool.submit(hosts.dealer)
-    waiting = pool.submit(lambda: hosts.session(0).__enter__())
-    with pytest.raises(SessionAborted, match="dealer is in another session") as caught, hosts.session(1, **other):
-        pass
-    assert caught.value.lost == "dealer"
-    for future in (waiting, dealer):
-        error = future.exception()
-        assert isinstance(error, SessionAborted)
-        assert error.lost == "party-2"
 
 
 def test_a_connection_of_an_earlier_session_does_not_spoil_the_next(hosts: Hosts, pool: ThreadPoolExecutor) -> None:
