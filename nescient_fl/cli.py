@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import click
 import typer
 
-from nescient_fl.errors import UserError
+from nescient_fl.errors import UserError, UserErrors
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -60,8 +60,8 @@ def command_group(about: str, functions: Sequence[Callable[..., Any]]) -> typer.
 def run_command(function: Callable[..., Any]) -> None:
     """Run one typer-annotated function, or a group of them, as a program and exit.
 
-    A ``UserError`` or a full or forbidden disk becomes one line on standard error and exit status 2; Ctrl-C
-    becomes one line and 130. Anything else is a defect and keeps its traceback.
+    A ``UserError`` or a full or forbidden disk becomes one line on standard error and exit status 2, ``UserErrors``
+    a line for each; Ctrl-C becomes one line and 130. Anything else is a defect and keeps its traceback.
     """
     if isinstance(function, typer.Typer):
         _run(function)
@@ -78,7 +78,7 @@ def _interruptible(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*args, **kwargs)
         except KeyboardInterrupt:
-            _fail("interrupted", EXIT_INTERRUPTED)
+            _fail("interrupted", status=EXIT_INTERRUPTED)
 
     return run
 
@@ -89,23 +89,26 @@ def _run(app: typer.Typer) -> NoReturn:
         status = app(standalone_mode=False)
     except click.UsageError as error:
         if message := error.format_message():
-            _fail(f"{message} See --help.", EXIT_USER_ERROR)
+            _fail(f"{message} See --help.", status=EXIT_USER_ERROR)
         raise SystemExit(EXIT_USER_ERROR) from None  # no command was named: the help is shown
+    except UserErrors as error:
+        _fail(*error.problems, status=EXIT_USER_ERROR)
     except UserError as error:
-        _fail(str(error), EXIT_USER_ERROR)
+        _fail(str(error), status=EXIT_USER_ERROR)
     except OSError as error:
         if error.errno is None or (error.filename is None and error.errno not in _DISK_ERRORS):
             raise
         where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{os.strerror(error.errno)}; free or change that path and run again", EXIT_USER_ERROR)
+        _fail(f"{where}{os.strerror(error.errno)}; free or change that path and run again", status=EXIT_USER_ERROR)
     raise SystemExit(status if isinstance(status, int) else 0)
 
 
 _DISK_ERRORS = {28, 30, 122}  # no space left, read-only file system, quota exceeded
 
 
-def _fail(message: str, status: int) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+def _fail(*messages: str, status: int) -> NoReturn:
+    for message in messages:
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(status)
 
 

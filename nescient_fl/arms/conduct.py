@@ -72,6 +72,9 @@ def conduct(
     # What the user may have to mend is found out before anything slow begins.
     progress = _stoppable(watcher.preparing, stop)
     selected = select_radiographs(settings, progress)
+    if engine_kind.members is not None:
+        names = sorted(set(selected.assignment["site"]))
+        engine_kind.members.check(names, settings.needed_sites(len(names)))
     engine = None if state is not None and state.finished else engine_kind.make(device, watcher)
     try:
         data = decode_radiographs(settings, selected, progress)
@@ -177,7 +180,7 @@ def _write_begin(
             "partition": data.partition,
             "settings": settings.as_dict(),
             "sites": data.sites,
-            "secure": secure_part(settings, data, run),
+            "secure": secure_part(settings, data, run, engine_kind.members),
             "cache": str(data.cache.directory),
             "cache_key": data.cache.key,
             "device_used": device.type,

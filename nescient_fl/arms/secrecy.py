@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from nescient_fl.arms.data import StudyData, cache_folder
+from nescient_fl.arms.engines import Members
 from nescient_fl.errors import UserError
 from nescient_fl.lesion.network import Weights, build_network, get_weights
 from nescient_fl.lesion.recipe import recipe_to_json
@@ -28,10 +29,13 @@ def helper_nodes(settings: StudySettings) -> int:
     return 0 if settings.aggregation == "plain" else settings.parties + 1
 
 
-def secure_part(settings: StudySettings, data: StudyData, run: RunFolder) -> dict[str, Any] | None:
+def secure_part(
+    settings: StudySettings, data: StudyData, run: RunFolder, members: Members | None = None
+) -> dict[str, Any] | None:
     """Return the ``secure`` part of config.json, making keys and roster if the run has none; None when plain.
 
-    The keys lie outside of the run folder, in the user's cache folder, and are deleted when the study is done.
+    The keys lie outside of the run folder, in the user's cache folder, and are deleted when the study is done. With
+    ``members`` none are made: links to theirs lie there, and ``given`` names the folder of them.
     Raises UserError for a clip that is too large, or a study of too few sites.
     """
     if settings.aggregation == "plain":
@@ -49,8 +53,13 @@ def secure_part(settings: StudySettings, data: StudyData, run: RunFolder) -> dic
     identity = saved["run"] if saved else uuid.uuid4().hex
     folder = cache_folder() / "keys" / identity[:12]
     minimum = settings.needed_sites(len(data.sites))
+    if members is not None:
+        members.check(data.sites, minimum)
     if not folder.exists():
-        create_vault(folder, "simulation", data.sites, settings.parties, minimum)
+        if members is None:
+            create_vault(folder, "simulation", data.sites, settings.parties, minimum)
+        else:
+            members.make_vault(folder)
     multiplier = 0.0
     if settings.dp_epsilon is not None and settings.dp_delta is not None:
         from nescient_fl.mpc.privacy import multiplier_for_study
@@ -62,6 +71,7 @@ def secure_part(settings: StudySettings, data: StudyData, run: RunFolder) -> dic
         "minimum": minimum,
         "weight_max": weight_max,
         "noise_multiplier": multiplier,
+        **({} if members is None else {"given": str(members.place)}),
     }
 
 

@@ -2,14 +2,16 @@
 
 One private folder holds a folder for each actor, with its settings, its node key and, for a site, its own images;
 members' keys and the parties' memories stay in the run's vault, for a run that is interrupted goes on with them.
+Node keys and the link's certificate are made for the deployment, or are links to those that the user gave.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nescient_fl.deployment.certificates import create_authority, issue_server_certificate
-from nescient_fl.deployment.node_keys import bind, create_node_key, write_binding
+from nescient_fl.deployment.certificates import ServerCertificate, create_authority, issue_server_certificate
+from nescient_fl.deployment.given import LINK_HOST, GivenFederation, federation_members, read_given
+from nescient_fl.deployment.node_keys import NodeBinding, bind, create_node_key, write_binding
 from nescient_fl.deployment.roles import (
     CoordinatorSettings,
     DealerSettings,
@@ -52,21 +54,26 @@ class ActorPlace:
 def lay_out(run: RunFolder, private: Path, device: str) -> list[ActorPlace]:
     """Write everything that the actors of a run need into a private folder. Returns them, the coordinator first.
 
-    Raises UserError when the run's pixel cache or keys are gone.
+    Raises UserError when the run's pixel cache or keys are gone, or those that the user gave do not fit any more.
     """
     config = read_json(run.config)
     secure = config["secure"]
     vault = None if secure is None else Vault(Path(secure["vault"]))
+    given = None if secure is None or "given" not in secure else read_given(Path(secure["given"]))
     members = [(name, "site") for name in config["sites"]]
     if vault is not None:
-        roster = vault.roster()
-        members += [(party.name, "party") for party in roster.parties] + [(roster.dealer.name, "dealer")]
+        members += [
+            (member.name, member.role) for member in federation_members(vault.roster()) if member.role != "site"
+        ]
     places = [ActorPlace(name, role, private / name) for name, role in members]
-    link = f"127.0.0.1:{free_port()}"
-    authority = create_authority(private / "authority", "nescient deployment", _DAYS)
-    coordinator = _coordinator(run, private, link, vault)
+    link = f"{LINK_HOST}:{free_port()}"
+    coordinator = ActorPlace("coordinator", "coordinator", private / "coordinator")
+    certificate = _certificate(coordinator.folder, private / "authority", given)
+    _coordinator(coordinator, run, private / "nodes", link, certificate, vault)
     for place in places:
-        _member(place, private / "nodes", authority, vault)
+        place.folder.mkdir(mode=0o700)
+        (place.folder / "ca.pem").write_bytes(certificate.authority.read_bytes())
+        write_binding(_node(place, vault, given), private / "nodes" / f"{place.name}.json")
         if place.role == "site":
             cache, partition = open_run_data(run.path)
             write_site_folder(place.folder / "data", cache, partition, place.name)
@@ -75,29 +82,42 @@ def lay_out(run: RunFolder, private: Path, device: str) -> list[ActorPlace]:
     return [coordinator, *places]
 
 
-def _coordinator(run: RunFolder, private: Path, link: str, vault: Vault | None) -> ActorPlace:
-    place = ActorPlace("coordinator", "coordinator", private / "coordinator")
-    certificate = issue_server_certificate(private / "authority", ["127.0.0.1", "localhost"], place.folder, _DAYS)
+def _certificate(folder: Path, authority: Path, given: GivenFederation | None) -> ServerCertificate:
+    """Issue the link's certificate into the coordinator's folder, or put the given one there."""
+    if given is None:
+        create_authority(authority, "nescient deployment", _DAYS)
+        return issue_server_certificate(authority, [LINK_HOST, "localhost"], folder, _DAYS)
+    folder.mkdir(mode=0o700)
+    own = ServerCertificate(folder / "ca.pem", folder / "server.pem", folder / "server-key.pem")
+    own.authority.symlink_to(given.link.authority)
+    own.certificate.symlink_to(given.link.certificate)
+    own.key.symlink_to(given.link.key)
+    return own
+
+
+def _coordinator(
+    place: ActorPlace, run: RunFolder, nodes: Path, link: str, certificate: ServerCertificate, vault: Vault | None
+) -> None:
     settings = CoordinatorSettings(
         state=place.state,
         listen=link,
         ca=certificate.authority,
         certificate=certificate.certificate,
         key=certificate.key,
-        nodes=private / "nodes",
+        nodes=nodes,
         run=run.path,
         **_trust(vault),
     )
     write_role(settings, place.settings)
-    return place
 
 
-def _member(place: ActorPlace, nodes: Path, authority: Path, vault: Vault | None) -> None:
-    place.folder.mkdir(mode=0o700)
-    public = create_node_key(place.folder / "node-key")
-    (place.folder / "ca.pem").write_bytes(authority.read_bytes())
-    keys = None if vault is None else vault.keys(place.name)
-    write_binding(bind(place.name, place.role, public, keys), nodes / f"{place.name}.json")
+def _node(place: ActorPlace, vault: Vault | None, given: GivenFederation | None) -> NodeBinding:
+    """Make a member's node key, or put the given one into its folder. Returns whose it is."""
+    path = place.folder / "node-key"
+    if given is not None:
+        path.symlink_to(given.node_key(place.name))
+        return given.binding(place.name)
+    return bind(place.name, place.role, create_node_key(path), None if vault is None else vault.keys(place.name))
 
 
 def _settings(place: ActorPlace, link: str, vault: Vault | None, config: dict[str, Any], device: str) -> RoleSettings:

@@ -117,18 +117,23 @@ def write_binding(binding: NodeBinding, path: Path) -> None:
     path.write_text(json.dumps(asdict(binding), indent=1) + "\n")
 
 
+def read_binding(path: Path) -> NodeBinding:
+    """Read one binding. Raises UserError when it is missing or damaged."""
+    try:
+        values: Any = json.loads(path.read_text())
+        binding = NodeBinding(**values)
+    except OSError as error:
+        raise UserError(f"the node file {path} cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is no node file ({type(error).__name__}): ask its member for it again") from None
+    if any(not isinstance(value, str) for value in asdict(binding).values()):
+        raise UserError(f"{path} is no node file: ask its member for it again")
+    return binding
+
+
 def read_bindings(folder: Path) -> list[NodeBinding]:
     """Read every ``*.json`` in a folder, in name order. Raises UserError for one that is damaged or there twice."""
-    found: list[NodeBinding] = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            values: Any = json.loads(path.read_text())
-            binding = NodeBinding(**values)
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{path} is no node file ({type(error).__name__}): ask its member for it again") from None
-        if any(not isinstance(value, str) for value in asdict(binding).values()):
-            raise UserError(f"{path} is no node file: ask its member for it again")
-        found.append(binding)
+    found = [read_binding(path) for path in sorted(folder.glob("*.json"))]
     for what in ("name", "node_key"):
         values = [getattr(binding, what) for binding in found]
         if twice := sorted({value for value in values if values.count(value) > 1}):

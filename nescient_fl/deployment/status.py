@@ -127,6 +127,11 @@ def _run_status(run: Path) -> list[FederationStatus]:
     if status is None:
         entry = read_entry(run)
         how = f"{entry.state}, {entry.note}" if entry.note else entry.state
+        if RunFolder(run).in_use():
+            raise UserError(
+                f"a process works on {run} ({how}), but no actors of a deployment run: its radiographs are being "
+                "prepared, its model is being scored, or it is a simulation"
+            )
         raise UserError(
             f"no deployment on this machine runs {run} ({how}); of roles on hosts of their own, name the TOML files "
             "or the addresses of the health pages"

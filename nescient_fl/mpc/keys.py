@@ -24,6 +24,8 @@ from nescient_fl.mpc.errors import KeyFileError
 from nescient_fl.mpc.roster import CERTIFIED, PARTY, ROLES, Member, check_name
 
 _SIGNING, _SEALING, _CERTIFICATE, _ABOUT = "signing.pem", "sealing.pem", "certificate.pem", "member.txt"
+KEY_FILES = (_SIGNING, _SEALING, _CERTIFICATE, _ABOUT)
+"""What a member's folder of keys may hold; not every role has all of them."""
 _YEARS = 10
 """A certificate counts only because the roster names it; a roster is renewed sooner."""
 

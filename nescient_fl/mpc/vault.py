@@ -6,12 +6,12 @@ the owner can read, outside of the run folder; on real hosts every actor has a k
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nescient_fl.mpc.errors import KeyFileError
-from nescient_fl.mpc.keys import MemberKeys, load_keys, new_keys, public_part
+from nescient_fl.mpc.keys import KEY_FILES, MemberKeys, load_keys, new_keys, public_part
 from nescient_fl.mpc.party_store import PartyStore
 from nescient_fl.mpc.roster import Roster, read_signed, sign_roster, write_signed
 
@@ -53,18 +53,15 @@ class Vault:
         """Open one party's memory."""
         return PartyStore(self.folder / party / "memory.sqlite")
 
+    @property
+    def _sockets(self) -> Path:
+        """Names the folder of the sockets, where they lie elsewhere."""
+        return self.folder / "sockets.txt"
+
     def remove(self) -> None:
-        """Delete the folder and the sockets, with every key."""
-        if not self.folder.exists():
-            return
-        try:
-            addresses = [member.address or "" for member in self.roster().members]
-        except Exception:  # a damaged roster is no reason to leave keys behind
-            addresses = []
-        for address in addresses:
-            path = Path(address.removeprefix("unix:"))
-            if address.startswith("unix:") and self.folder not in path.parents:
-                shutil.rmtree(path.parent, ignore_errors=True)
+        """Delete the folder and the sockets, with every key that was made for it; borrowed ones stay where they are."""
+        if self._sockets.exists():
+            shutil.rmtree(self._sockets.read_text(), ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -78,6 +75,7 @@ def create_vault(folder: Path, federation: str, sites: Sequence[str], parties: i
     sockets = folder
     if len(str(folder / "party-9.socket")) > _LONGEST_SOCKET:
         sockets = Path(tempfile.mkdtemp(prefix="nescient-"))
+        vault._sockets.write_text(str(sockets))
     members = [public_part(new_keys(folder / name, name, "site")) for name in sites]
     helpers = [(f"party-{index + 1}", "party") for index in range(parties)] + [("dealer", "dealer")]
     for name, role in helpers:
@@ -87,4 +85,23 @@ def create_vault(folder: Path, federation: str, sites: Sequence[str], parties: i
     roster = Roster(federation, 1, tuple(members), minimum)
     write_signed(sign_roster(roster, authority), vault.roster_path)
     vault._authority.write_text(public_part(authority).signing_key + "\n")
+    return vault
+
+
+def borrow_vault(folder: Path, roster: Path, authority: str, keys: Mapping[str, Path]) -> Vault:
+    """Make the folder for keys and a signed roster that exist elsewhere: nothing but links to them.
+
+    ``keys`` has each member's folder of keys by its name. What a party must not forget is written beside the links,
+    and removing the folder leaves keys and roster as they are. Raises FileExistsError when the folder is there.
+    """
+    folder.mkdir(parents=True, mode=0o700)
+    vault = Vault(folder)
+    vault.roster_path.symlink_to(roster.resolve())
+    vault._authority.write_text(authority + "\n")
+    for name, home in keys.items():
+        own = folder / name
+        own.mkdir(mode=0o700)
+        for path in (home / file for file in KEY_FILES):
+            if path.exists():
+                (own / path.name).symlink_to(path.resolve())
     return vault

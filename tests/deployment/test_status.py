@@ -219,7 +219,9 @@ def test_a_run_that_is_not_running_is_one_line(
     assert "(unfinished, stopped after round 2 of 8)" in said.err
     with run.locked():
         assert command(run.path, monkeypatch=monkeypatch) == 2
-    assert "(unfinished, running, after round 2 of 8)" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1
+    assert f"a process works on {run.path} (unfinished, running, after round 2 of 8), but no actors" in said.err
     monkeypatch.chdir(run.path.parent.parent)
     assert command(monkeypatch=monkeypatch) == 2
     assert "no deployment runs in runs: start one" in capsys.readouterr().err

@@ -113,6 +113,27 @@ def test_the_same_phantom_is_reused_and_another_is_not_overwritten(small: Path) 
     assert before == {path: path.stat().st_mtime_ns for path in small.rglob("*")}
 
 
+def test_who_draws_the_same_a_little_later_takes_the_others(tmp_path: Path) -> None:
+    """Two studies that begin side by side both find no phantom, and both draw it."""
+
+    def another_is_quicker(done: int, total: int) -> None:
+        if done == total and not (tmp_path / "p").exists():
+            write_phantom(tmp_path / "p", 20, seed=1, workers=1)
+
+    summary = write_phantom(tmp_path / "p", 20, seed=1, workers=1, progress=another_is_quicker)
+    assert (summary.reused, summary.images) == (True, 20)
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+    (tmp_path / "q").mkdir()
+
+    def somebody_puts_something_there(done: int, total: int) -> None:
+        if done == total:
+            (tmp_path / "q" / "thesis.txt").write_text("do not lose")
+
+    with pytest.raises(UserError, match="not empty"):
+        write_phantom(tmp_path / "q", 20, seed=1, workers=1, progress=somebody_puts_something_there)
+    assert (tmp_path / "q" / "thesis.txt").read_text() == "do not lose"
+
+
 def test_a_damaged_phantom_is_not_taken_for_whole(tmp_path: Path) -> None:
     write_phantom(tmp_path / "p", 20, seed=1, workers=1)
     next((tmp_path / "p").rglob("*.jpg")).unlink()

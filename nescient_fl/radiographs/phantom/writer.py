@@ -2,6 +2,7 @@
 
 import csv
 import ctypes
+import errno
 import json
 import multiprocessing
 import os
@@ -84,13 +85,27 @@ def write_phantom(
         _draw_all(partial, plans, seed, min(workers, -(-images // _CHUNK)), progress)
         _write_table(partial / "train.csv", plans)
         (partial / MARKER).write_text(json.dumps(marker, indent=2, sort_keys=True) + "\n")
-        if directory.is_dir():
-            directory.rmdir()  # it was seen to be empty
-        partial.rename(directory)
+        reused = not _placed(partial, directory)
+        if reused and not _already_there(directory, marker, plans):
+            raise UserError(f"{directory} was changed by another process meanwhile: run again")
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    return _summarise(directory, plans, reused=False)
+    return _summarise(directory, plans, reused)
+
+
+def _placed(partial: Path, directory: Path) -> bool:
+    """Give a whole folder its name; False, and it is deleted, when another process was quicker with the same."""
+    try:
+        if directory.is_dir():
+            directory.rmdir()  # it was seen to be empty
+        partial.rename(directory)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        shutil.rmtree(partial, ignore_errors=True)
+        return False
+    return True
 
 
 def read_marker(directory: Path) -> dict[str, Any] | None:
