@@ -32,6 +32,9 @@ def centralize(
     batch_size: Annotated[int | None, _option("Instead of the recipe's.")] = None,
     device: Annotated[str | None, _option("auto, cpu or cuda. [dim](auto)[/]")] = None,
     seed: Annotated[int | None, _option("The same seed trains the same model. [dim](0)[/]")] = None,
+    target_recall: Annotated[
+        float | None, _option("Recall that the operating point is chosen for, on validation. [dim](0.9)[/]")
+    ] = None,
     out: Annotated[Path | None, _option("The run folder to write. [dim](a new one below runs/)[/]")] = None,
     resume: Annotated[
         Path | None, _option("Go on with an interrupted run; --epochs may be larger than before.")

@@ -1,14 +1,23 @@
 """The write-up's own run, on an easy toy."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
+from toy_dataset import write_toy_dataset
 
 from nescient_fl.arms.centralized import run_centralized
+from nescient_fl.arms.evaluation import EvaluationOptions, evaluate_plain
 from nescient_fl.errors import UserError
 from nescient_fl.lesion.network import weights_sha256
+from nescient_fl.radiographs.cache import open_cache
+from nescient_fl.serving.model import load_model
+from nescient_fl.serving.plans import calibration_of_run
 from nescient_fl.study.checkpoint import load_checkpoint
 from nescient_fl.study.run_folder import read_json
 
@@ -52,3 +61,30 @@ def test_what_cannot_be_is_refused(tmp_path: Path, toy_dataset: Path) -> None:
         run_centralized({"recipe": "default"}, epochs=1, out=None, resume=tmp_path / "run")
     with pytest.raises(UserError, match="--out"):
         centralize(toy_dataset, tmp_path / "other", resume=tmp_path / "run")
+
+
+def test_the_model_has_an_operating_point_and_says_whom_it_was_trained_on(
+    tmp_path: Path, toy_dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = centralize(toy_dataset, tmp_path / "run")
+    saved = load_model(tmp_path / "run")
+    point = metrics["operating_point"]
+    assert saved.threshold == point["threshold"]
+    assert f"threshold {point['threshold']:.3f}, recall {point['recall']['value']:.3f}" in capsys.readouterr().out
+    # The highest threshold of the counts' bins at which 0.9 of the nine images' lesions are found.
+    table = pd.read_csv(tmp_path / "run" / "partition.csv")
+    assert table["split"].value_counts().to_dict() == {"train": 81, "validation": 9}
+    held = table[table["split"] == "validation"]
+    cache = open_cache(Path(read_json(tmp_path / "run" / "config.json")["cache"]))
+    rows = held["row"].to_numpy()
+    pixels = torch.from_numpy(np.array(cache.pixels[rows])).float()[:, None] / 255
+    with torch.inference_mode():
+        scores = torch.sigmoid(saved.network()(pixels)).squeeze(1).numpy()
+    lesions = np.sort(scores[held["target"].to_numpy() == 1])
+    needed = lesions[len(lesions) - math.ceil(0.9 * len(lesions))]
+    assert 0.95 * needed < saved.threshold <= needed
+    found = evaluate_plain(tmp_path / "run", EvaluationOptions(data=write_toy_dataset(tmp_path / "more", seed=9)))
+    assert found.figures["plain"]["operating_point"]["threshold"] == saved.threshold
+    with pytest.raises(UserError, match="trained on every patient here"):
+        evaluate_plain(tmp_path / "run", EvaluationOptions(data=toy_dataset))
+    assert calibration_of_run(saved, tmp_path / "run") is not None

@@ -13,15 +13,16 @@ from rich.console import Console
 from nescient_fl.arms.alone import AloneJob, AloneResult, train_alone
 from nescient_fl.arms.data import StudyData, prepare_data
 from nescient_fl.arms.describing import describe_machine, describe_versions
+from nescient_fl.arms.scoring import describe_scores
 from nescient_fl.errors import UserError
 from nescient_fl.lesion.batches import Examples
-from nescient_fl.lesion.curves import sigmoid
-from nescient_fl.lesion.metrics import HeldOut, score_models
+from nescient_fl.lesion.counts import ScoreCounts
+from nescient_fl.lesion.metrics import HeldOut
 from nescient_fl.lesion.network import build_network, set_weights, weights_sha256
 from nescient_fl.lesion.training import choose_device, predict_logits
-from nescient_fl.radiographs.table import patient_keys
+from nescient_fl.radiographs.table import patient_keys, write_table
 from nescient_fl.seeds import numpy_generator
-from nescient_fl.study.checkpoint import save_checkpoint
+from nescient_fl.study.model_file import save_model
 from nescient_fl.study.progress import TerminalWatcher
 from nescient_fl.study.run_folder import RunFolder, read_json, write_json
 from nescient_fl.study.settings import StudySettings, differences, make_settings
@@ -51,6 +52,9 @@ def run_centralized(
         watcher.say(f"Run folder: {run.path}")
         data = prepare_data(settings, watcher.preparing)
         train, validation = divide(data, settings.seed)
+        if not validation.labels.any():
+            raise UserError("no image to validate by shows a lesion: use more images, or another --seed")
+        _write_division(run, data, validation)
         job = AloneJob(
             name="centralized",
             train=train,
@@ -72,11 +76,14 @@ def run_centralized(
         result = train_alone(job, say)
     metrics = _score(settings, data, job, result, device)
     write_json(run.metrics, metrics)
-    recipe = job.recipe
-    about = {"geometry": settings.geometry, "standardise": recipe.standardise, "activation": recipe.network.activation}
-    save_checkpoint(run.model, {"model": result.last}, {**about, "sha256": metrics["model_sha256"]})
-    test = metrics["validation"]
+    threshold = metrics["operating_point"]["threshold"]
+    save_model(run, settings, result.last, epochs, threshold)
+    test, point = metrics["validation"], metrics["operating_point"]
     print(f"Recall: {test['recall']['value']:.3f}, precision: {_text(test['precision']['value'])}", flush=True)
+    print(
+        f"Operating point for a recall of {settings.target_recall:g} on the same images: threshold {threshold:.3f}, "
+        f"recall {point['recall']['value']:.3f}, precision {_text(point['precision']['value'])}"
+    )
     if data.synthetic:
         print("These radiographs are synthetic: the figures say nothing about patients.")
     return metrics
@@ -109,6 +116,16 @@ def divide(data: StudyData, seed: int) -> tuple[Examples, Examples]:
         return Examples(data.cache.pixels, data.cache.mean, data.cache.std, targets, np.flatnonzero(mask))
 
     return examples(~is_held), examples(is_held)
+
+
+def _write_division(run: RunFolder, data: StudyData, validation: Examples) -> None:
+    """Write which images were trained on, so that whoever uses the model can leave their patients out."""
+    rows = np.arange(len(data.table))
+    split = np.where(np.isin(rows, validation.rows), "validation", "train")
+    table = data.table[["source", "image", "patient", "target"]].assign(split=split, row=rows)
+    write_table(run.partition, table)
+    cache = {"cache": str(data.cache.directory), "cache_key": data.cache.key}
+    write_json(run.config, {**read_json(run.config), **cache})
 
 
 def epoch_line(line: Mapping[str, Any], epochs: int) -> str:
@@ -153,17 +170,19 @@ def _score(
 ) -> dict[str, Any]:
     network = build_network(job.recipe.network, seed=settings.seed).to(device)
     set_weights(network, result.last)
-    probabilities = sigmoid(predict_logits(network, job.validation, job.recipe, device))
+    logits = predict_logits(network, job.validation, job.recipe, device)
+    threshold = ScoreCounts.of(logits, job.validation.labels).threshold_for_recall(settings.target_recall)
     rows = data.table.iloc[job.validation.rows]
     _, patients = np.unique(patient_keys(rows).to_numpy(str), return_inverse=True)
     held_out = HeldOut(rows["target"].to_numpy(np.int64), patients.astype(np.int64))
-    generator = numpy_generator(settings.seed, "bootstrap", len(rows))
+    scores = describe_scores(logits, threshold, held_out, settings.seed)
     return {
         "format": 1,
         "kind": "centralized",
         "data": {"source": data.source, "synthetic": data.synthetic, "images": len(data.table)},
         "recipe": asdict(job.recipe),
-        "validation": score_models([probabilities], [0.5], held_out, generator),
+        "validation": scores["half"],
+        "operating_point": scores["operating_point"],
         "history": result.history,
         "model_sha256": weights_sha256(result.last),
         "machine": describe_machine(device),
