@@ -72,7 +72,7 @@ class DealerDesk:
         self._check_clinic(asked.clinic)
         plan = Plan.from_json(asked.plan)
         stream, started, before = fresh_stream(), time.monotonic(), channel.bytes_sent
-        delivery, mask_seed = new_delivery(plan, asked.images, stream)
+        delivery, mask_seed = new_delivery(plan, asked.images, asked.batches, stream)
         dealt = Dealt(delivery.name, plan.digest, asked.images, asked.batches, 0)
         tell(channel, dealt, Deadline(STEP_SECONDS))
         channel.send(DATA, mask_seed, Deadline(STEP_SECONDS))

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from nescient_fl.mpc.errors import MaterialError
@@ -27,6 +28,7 @@ class Stock:
             except (ValueError, TypeError, MaterialError):
                 continue  # one that was cut off as it was begun
             store = MaterialStore(self._folder, delivery)
+            store.discard()
             if delivery.plan == plan and store.numbers():
                 found.append(store)
         return found
@@ -42,13 +44,16 @@ class Stock:
         """Make room for a delivery; every batch and the seed of masks are added to what is returned."""
         folder = self._folder / delivery.name
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_json(folder / _ABOUT, {"name": delivery.name, "plan": delivery.plan, "images": delivery.images})
+        write_json(folder / _ABOUT, asdict(delivery))
         return MaterialStore(self._folder, delivery)
 
     def add(self, material: Material) -> None:
         """Store a batch, and begin its delivery where it is the first; one that is or was here stays as it is."""
         delivery = material.delivery
-        about = self._folder / delivery.name / _ABOUT
-        store = MaterialStore(self._folder, delivery) if about.exists() else self.begin(delivery)
+        store = MaterialStore(self._folder, delivery)
+        if store.finished:
+            return
+        if not (self._folder / delivery.name / _ABOUT).exists():
+            self.begin(delivery)
         with contextlib.suppress(MaterialError):
             store.add(material)

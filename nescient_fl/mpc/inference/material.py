@@ -2,7 +2,8 @@
 
 A delivery is a number of batches for one plan, dealt at one time under one mask of the weights. For each batch the
 data owner gets a seed, and the model owner a seed and corrections. Names tie a batch to plan, delivery, number and
-size; a blob that is damaged or of another name is refused.
+size; a blob that is damaged or of another name is refused. A delivery knows how many batches it has, so that each
+side can tell when it is finished.
 """
 
 import hashlib
@@ -20,23 +21,35 @@ from nescient_fl.mpc.randomness import SEED_BYTES, SecretStream
 DELIVERY_BYTES = 16
 MOST_IMAGES = 1024
 """Of a batch."""
-_MAGIC = b"nescient inference material 1\n"
+MOST_BATCHES = 1 << 20
+"""Of a delivery."""
+_MAGIC = b"nescient inference material 2\n"
 _LONGEST_HEADER = 1024
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """What all batches of one delivery share: its name, 32 hexadecimal digits, its plan's digest, and their size."""
+    """What all batches of one delivery share.
+
+    Attributes:
+        name: 32 hexadecimal digits.
+        plan: its plan's digest.
+        images: of a batch.
+        batches: how many there are in all; they are numbered from 0.
+    """
 
     name: str
     plan: str
     images: int
+    batches: int
 
     def __post_init__(self) -> None:
         if not _hexadecimal(self.name, DELIVERY_BYTES) or not _hexadecimal(self.plan, 32):
             raise MaterialError("a delivery and its plan are named by hexadecimal digits")
         if type(self.images) is not int or not 1 <= self.images <= MOST_IMAGES:
             raise MaterialError(f"a batch has from 1 to {MOST_IMAGES} images")
+        if type(self.batches) is not int or not 1 <= self.batches <= MOST_BATCHES:
+            raise MaterialError(f"a delivery has from 1 to {MOST_BATCHES} batches")
 
 
 class Material:
@@ -70,6 +83,7 @@ class Material:
             "delivery": self.delivery.name,
             "plan": self.delivery.plan,
             "images": self.delivery.images,
+            "batches": self.delivery.batches,
             "number": self.number,
             "rank": self.rank,
             "sha256": hashlib.sha256(self._payload).hexdigest(),
@@ -86,20 +100,26 @@ class Material:
         payload = blob[end + 1 :]
         try:
             header: dict[str, Any] = json.loads(blob[start:end])
-            delivery = Delivery(header["delivery"], header["plan"], header["images"])
+            delivery = Delivery(header["delivery"], header["plan"], header["images"], header["batches"])
             number, rank, digest = header["number"], header["rank"], header["sha256"]
         except (ValueError, TypeError, KeyError, RecursionError):
             raise MaterialError("the dealer's material has a damaged header") from None
-        if type(number) is not int or number < 0 or rank not in (MODEL_OWNER, DATA_OWNER) or type(rank) is not int:
+        if (
+            type(number) is not int
+            or not 0 <= number < delivery.batches
+            or rank not in (MODEL_OWNER, DATA_OWNER)
+            or type(rank) is not int
+        ):
             raise MaterialError("the dealer's material has a damaged header")
         if hashlib.sha256(payload).hexdigest() != digest or len(payload) < SEED_BYTES:
             raise MaterialError(f"batch {number} of the dealer's material is damaged")
         return cls(delivery, number, rank, payload)
 
 
-def new_delivery(plan: Plan, images: int, stream: SecretStream) -> tuple[Delivery, bytes]:
+def new_delivery(plan: Plan, images: int, batches: int, stream: SecretStream) -> tuple[Delivery, bytes]:
     """Return a delivery of batches of so many images, and the seed of the weights' masks, for the model owner."""
-    return Delivery(stream.take_bytes(DELIVERY_BYTES).hex(), plan.digest, images), stream.take_bytes(SEED_BYTES)
+    name = stream.take_bytes(DELIVERY_BYTES).hex()
+    return Delivery(name, plan.digest, images, batches), stream.take_bytes(SEED_BYTES)
 
 
 def deal_batch(
@@ -117,10 +137,10 @@ def deal_batch(
 
 
 def deal_batches(
-    plan: Plan, delivery: Delivery, mask_seed: bytes, batches: int, stream: SecretStream
+    plan: Plan, delivery: Delivery, mask_seed: bytes, stream: SecretStream
 ) -> Iterator[tuple[Material, Material]]:
-    """Make batches one at a time, so that only one is in memory."""
-    for number in range(batches):
+    """Make a delivery's batches one at a time, so that only one is in memory."""
+    for number in range(delivery.batches):
         yield deal_batch(plan, delivery, mask_seed, number, stream)
 
 

@@ -102,7 +102,7 @@ class Dealt:
 def dealt(network: nn.Sequential, inputs: Inputs, images: int, batches: int) -> Dealt:
     """Compile a network, with the inputs as calibration, and deal batches of so many images."""
     plan, weights = compile_network(network, inputs.shape[1:], inputs)
-    delivery, seed = new_delivery(plan, images, fresh_stream())
+    delivery, seed = new_delivery(plan, images, batches, fresh_stream())
     made = Dealt(plan, weights, (MaterialInMemory(delivery, seed), MaterialInMemory(delivery)), seed)
     for number in range(batches):
         made.add(number)

@@ -1,8 +1,6 @@
 """The dealer's material: used once, bound to its plan, delivery and number, and checked."""
 
-import stat
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,39 +13,19 @@ from nescient_fl.mpc.inference.agreement import _parse
 from nescient_fl.mpc.inference.compile import compile_network
 from nescient_fl.mpc.inference.correlations import DATA_OWNER, MODEL_OWNER, Hand
 from nescient_fl.mpc.inference.evaluate import correlations, deal
-from nescient_fl.mpc.inference.material import Delivery, Material, deal_batch, deal_batches, new_delivery
+from nescient_fl.mpc.inference.material import Delivery, Material, deal_batch, new_delivery
 from nescient_fl.mpc.inference.owners import run_data_owner, run_model_owner
-from nescient_fl.mpc.inference.store import MaterialInMemory, MaterialStore
 from nescient_fl.mpc.randomness import fresh_seed, fresh_stream
 from tests.mpc.in_memory import InMemoryExchange, run_parties
-from tests.mpc.inference.networks import SMALL, Dealt, dealt, plain, score, smooth, two_convolutions
+from tests.mpc.inference.networks import SMALL, Dealt, dealt, score, smooth, two_convolutions
 
 NETWORK, INPUTS = two_convolutions(), smooth(4, SMALL)
 PLAN, WEIGHTS = compile_network(NETWORK, SMALL, INPUTS)
 
 
 def batch(number: int = 0, images: int = 2) -> tuple[Material, Material]:
-    delivery, seed = new_delivery(PLAN, images, fresh_stream())
+    delivery, seed = new_delivery(PLAN, images, 8, fresh_stream())
     return deal_batch(PLAN, delivery, seed, number, fresh_stream())
-
-
-def stored(directory: Path, batches: int) -> tuple[MaterialStore, MaterialStore]:
-    delivery, seed = new_delivery(PLAN, 2, fresh_stream())
-    stores = MaterialStore(directory / "model owner", delivery), MaterialStore(directory / "data owner", delivery)
-    stores[MODEL_OWNER].add_mask_seed(seed)
-    for pair in deal_batches(PLAN, delivery, seed, batches, fresh_stream()):
-        for store, material in zip(stores, pair, strict=True):
-            store.add(material)
-    return stores
-
-
-def run(stores: Any, inputs: Any, sacrifice: int = 0, weights: Any = WEIGHTS) -> Any:
-    def party(end: InMemoryExchange) -> Any:
-        if end.rank == MODEL_OWNER:
-            return run_model_owner(end, PLAN, weights, stores[MODEL_OWNER], sacrifice)
-        return run_data_owner(end, PLAN, inputs, stores[DATA_OWNER], sacrifice)
-
-    return run_parties(2, party)[DATA_OWNER]
 
 
 def test_the_data_owner_gets_a_seed_and_the_model_owner_the_corrections() -> None:
@@ -110,7 +88,7 @@ def test_no_byte_of_material_can_change() -> None:
 
 @given(st.binary(max_size=300))
 def test_bytes_that_are_no_material_are_refused(blob: bytes) -> None:
-    for whole in (blob, b"nescient inference material 1\n" + blob):
+    for whole in (blob, b"nescient inference material 2\n" + blob):
         with pytest.raises(MaterialError):
             Material.from_bytes(whole)
 
@@ -118,116 +96,19 @@ def test_bytes_that_are_no_material_are_refused(blob: bytes) -> None:
 @pytest.mark.parametrize("name", ["", "xyz", "ab" * 15, "../" * 10 + "ab", "AB" * 16])
 def test_a_delivery_has_a_name_that_is_no_path(name: str) -> None:
     with pytest.raises(MaterialError, match="hexadecimal"):
-        Delivery(name, "ab" * 32, 4)
+        Delivery(name, "ab" * 32, 4, 1)
 
 
 @pytest.mark.parametrize("images", [0, -1, 1025, True, 2.0])
 def test_a_batch_has_a_size(images: Any) -> None:
     with pytest.raises(MaterialError, match="images"):
-        Delivery("ab" * 16, "ab" * 32, images)
+        Delivery("ab" * 16, "ab" * 32, images, 1)
 
 
-def test_a_stored_batch_is_private_claimed_once_and_deleted(tmp_path: Path) -> None:
-    store, _ = stored(tmp_path, 2)
-    folder = tmp_path / "model owner" / store.delivery.name
-    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in folder.iterdir())
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert store.numbers() == [0, 1]
-    store.claim(1)
-    assert store.numbers() == [0]
-    assert not (folder / "batch-000001.bin").exists()
-    with pytest.raises(MaterialError, match="used before"):
-        store.claim(1)
-    with pytest.raises(MaterialError, match="never dealt"):
-        store.claim(5)
-
-
-def test_a_batch_that_is_put_back_stays_refused(tmp_path: Path) -> None:
-    store, _ = stored(tmp_path, 1)
-    path = tmp_path / "model owner" / store.delivery.name / "batch-000000.bin"
-    blob = path.read_bytes()
-    store.claim(0)
-    path.write_bytes(blob)
-    assert store.numbers() == []
-    with pytest.raises(MaterialError, match="used before"):
-        store.claim(0)
-    with pytest.raises(MaterialError, match="used before"):
-        store.add(Material.from_bytes(blob))
-
-
-def test_two_processes_never_claim_one_batch(tmp_path: Path) -> None:
-    store, _ = stored(tmp_path, 1)
-    other = MaterialStore(tmp_path / "model owner", store.delivery)
-
-    def claim(end: InMemoryExchange) -> int:
-        end.exchange(b"")
-        try:
-            (store, other)[end.rank].claim(0)
-        except MaterialError:
-            return 0
-        return 1
-
-    assert sum(run_parties(2, claim)) == 1
-
-
-def test_a_file_of_another_batch_is_refused(tmp_path: Path) -> None:
-    store, _ = stored(tmp_path, 2)
-    folder = tmp_path / "model owner" / store.delivery.name
-    (folder / "batch-000001.bin").rename(folder / "batch-000000.bin")
-    with pytest.raises(MaterialError, match="another one"):
-        store.claim(0)
-
-
-@pytest.mark.parametrize("make", [lambda path, d: MaterialStore(path, d), lambda _, d: MaterialInMemory(d)])
-def test_a_batch_is_stored_once_and_in_its_own_delivery(tmp_path: Path, make: Callable[..., Any]) -> None:
-    material, other = batch(), batch()
-    store = make(tmp_path, material[0].delivery)
-    store.add(material[0])
-    with pytest.raises(MaterialError, match="before"):
-        store.add(material[0])
-    with pytest.raises(MaterialError, match="another delivery"):
-        store.add(other[0])
-    store.claim(0)
-    with pytest.raises(MaterialError):
-        store.claim(0)
-    with pytest.raises(MaterialError):
-        store.add(Material.from_bytes(batch()[0].to_bytes()))
-
-
-def test_masks_hide_one_models_weights_only(tmp_path: Path) -> None:
-    made = dealt(NETWORK, INPUTS, 2, 2)
-    for source in (stored(tmp_path, 1)[MODEL_OWNER], made.sources[MODEL_OWNER]):
-        assert source.mask_seed("a" * 64) == source.mask_seed("a" * 64)
-        with pytest.raises(MaterialError, match="other weights"):
-            source.mask_seed("b" * 64)
-    for source in (stored(tmp_path, 1)[DATA_OWNER], made.sources[DATA_OWNER]):
-        with pytest.raises(MaterialError, match="no masks"):
-            source.mask_seed("a" * 64)
-
-
-def test_images_are_scored_from_stored_material_which_is_then_gone(tmp_path: Path) -> None:
-    stores = stored(tmp_path, 3)
-    scores = run(stores, INPUTS[:3])
-    np.testing.assert_allclose(scores.logits, plain(NETWORK, INPUTS[:3]), atol=1e-3)
-    assert [store.numbers() for store in stores] == [[2], [2]]
-    run(stores, INPUTS[:2])
-    with pytest.raises(MaterialError, match="deal more"):
-        run(stores, INPUTS[:2])
-
-
-def test_a_batch_that_one_party_lost_is_used_by_neither(tmp_path: Path) -> None:
-    stores = stored(tmp_path, 3)
-    stores[MODEL_OWNER].claim(0)
-    stores[DATA_OWNER].claim(1)
-    run(stores, INPUTS[:2])
-    assert [store.numbers() for store in stores] == [[1], [0]]
-
-
-def test_an_honest_dealer_passes_its_check(tmp_path: Path) -> None:
-    stores = stored(tmp_path, 4)
-    scores = run(stores, INPUTS, sacrifice=2)
-    np.testing.assert_allclose(scores.logits, plain(NETWORK, INPUTS), atol=1e-3)
-    assert stores[DATA_OWNER].numbers() == []
+@pytest.mark.parametrize("batches", [0, -1, (1 << 20) + 1, True, 2.0, None])
+def test_a_delivery_has_a_number_of_batches(batches: Any) -> None:
+    with pytest.raises(MaterialError, match="batches"):
+        Delivery("ab" * 16, "ab" * 32, 2, batches)
 
 
 def spoiled(made: Dealt, number: int, place: float | None) -> None:
