@@ -18,12 +18,13 @@ from flwr.common.serde import recorddict_to_proto
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
+from nescient_fl.errors import UserError
 from nescient_fl.lesion.counts import ScoreCounts
 from nescient_fl.lesion.network import Weights, weights_sha256
 from nescient_fl.messages import RoundOrder, SiteReport, order_content, order_json
 from nescient_fl.mpc.dealer import serve_session
 from nescient_fl.mpc.envelope import PartyCopy, SealedReport, copy_for
-from nescient_fl.mpc.errors import MpcError
+from nescient_fl.mpc.errors import MpcError, SessionAborted
 from nescient_fl.mpc.material import MaterialRequest
 from nescient_fl.mpc.party import aggregate
 from nescient_fl.mpc.session import Session
@@ -155,7 +156,10 @@ class Federation:
         return replace(request, **changes)
 
     def ask(self, request: SumRequest, copies: Sequence[Sequence[PartyCopy]]) -> list[PartyView]:
-        """Ask every party, by rank, for the sum of what the relay gives it. Returns what each saw and answered."""
+        """Ask every party, by rank, for the sum of what the relay gives it. Returns what each saw and answered.
+
+        Raises UserError when they could not even meet.
+        """
         session_id = bytes.fromhex(request.session)
         views = [PartyView(given) for given in copies]
 
@@ -183,6 +187,10 @@ class Federation:
             tasks = [pool.submit(dealer), *(pool.submit(party, rank) for rank in range(len(views)))]
         for task in tasks:
             task.result()
+        reasons = [view.refusal for view in views]
+        if all(isinstance(reason, SessionAborted) for reason in reasons):
+            # Nobody refused: nobody was asked. An attack must not count that as a defence.
+            raise UserError(f"the audit's own parties did not meet: {reasons[0]}")
         return views
 
     def ask_alike(self, request: SumRequest, reports: Sequence[SealedReport]) -> list[PartyView]:

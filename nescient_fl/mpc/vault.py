@@ -4,6 +4,7 @@ In a simulation all actors share a machine and an owner, so their keys stand sid
 the owner can read, outside of the run folder; on real hosts every actor has a key folder of its own.
 """
 
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,8 @@ from nescient_fl.mpc.roster import Roster, read_signed, sign_roster, write_signe
 
 _LONGEST_SOCKET = 100
 """Bytes of a Unix socket's path: the system's own limit is 108, or 104."""
+_SHORT_PLACES = (Path("/tmp"), Path("/var/tmp"))
+"""For sockets where TMPDIR itself is too long."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +71,17 @@ class Vault:
 def create_vault(folder: Path, federation: str, sites: Sequence[str], parties: int, minimum: int) -> Vault:
     """Make new keys for every site, for ``parties`` compute parties and a dealer, and the roster of them.
 
-    Raises FileExistsError when the folder is there, RosterError for names or a minimum that cannot be.
+    Raises FileExistsError when the folder is there, RosterError for names or a minimum that cannot be, KeyFileError
+    when the paths here are too long for sockets.
     """
     folder.mkdir(parents=True, mode=0o700)
     vault = Vault(folder)
-    sockets = folder
-    if len(str(folder / "party-9.socket")) > _LONGEST_SOCKET:
-        sockets = Path(tempfile.mkdtemp(prefix="nescient-"))
+    try:
+        sockets = _place_for_sockets(folder)
+    except KeyFileError:
+        folder.rmdir()
+        raise
+    if sockets != folder:
         vault._sockets.write_text(str(sockets))
     members = [public_part(new_keys(folder / name, name, "site")) for name in sites]
     helpers = [(f"party-{index + 1}", "party") for index in range(parties)] + [("dealer", "dealer")]
@@ -105,3 +112,17 @@ def borrow_vault(folder: Path, roster: Path, authority: str, keys: Mapping[str, 
             if path.exists():
                 (own / path.name).symlink_to(path.resolve())
     return vault
+
+
+def _place_for_sockets(folder: Path) -> Path:
+    """Return a folder for sockets: the given one, or a new temporary one where its path is too long."""
+    if _fits(folder):
+        return folder
+    for place in (Path(tempfile.gettempdir()), *_SHORT_PLACES):
+        if _fits(place / "nescient-12345678") and os.access(place, os.W_OK):
+            return Path(tempfile.mkdtemp(prefix="nescient-", dir=place))
+    raise KeyFileError(f"{tempfile.gettempdir()} is too long a path for sockets: set TMPDIR to a shorter one")
+
+
+def _fits(folder: Path) -> bool:
+    return len(os.fsencode(folder / "party-9.socket")) <= _LONGEST_SOCKET

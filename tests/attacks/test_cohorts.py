@@ -13,10 +13,11 @@ from nescient_fl.attacks.federation import Federation, answer_of
 from nescient_fl.attacks.reopening import attack_by_reopening
 from nescient_fl.attacks.tries import sealed_reports, site_updates
 from nescient_fl.attacks.victims import Scene
+from nescient_fl.errors import UserError
 from nescient_fl.lesion.network import weights_sha256
 from nescient_fl.mpc import party
 from nescient_fl.mpc.envelope import copy_for, verify_copy
-from nescient_fl.mpc.errors import SignatureInvalidError, UnknownMemberError
+from nescient_fl.mpc.errors import SessionAborted, SignatureInvalidError, UnknownMemberError
 from nescient_fl.mpc.vault import create_vault
 
 Attack = Callable[[Scene, Federation], Finding]
@@ -49,6 +50,20 @@ def test_a_federation_that_allows_two_sites_is_found_wanting(scene: Scene, make:
     assert finding.verdict == "broken"
     assert answers(finding)["two sites' reports"] == {"opened 2"}
     assert answers(finding)["one site's report alone"] == {"QuorumError"}
+
+
+def test_parties_that_cannot_meet_are_no_defence(
+    scene: Scene, federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_session(*_: object) -> None:
+        raise SessionAborted("cannot listen", "party-1")
+
+    monkeypatch.setattr("nescient_fl.attacks.federation.Session", no_session)
+    monkeypatch.setattr("nescient_fl.attacks.federation._PARTY_SECONDS", 0.5)
+    order, updates = scene.order(1), site_updates(scene, federation)
+    reports = sealed_reports(scene, federation, updates, order)
+    with pytest.raises(UserError, match="did not meet: cannot listen"):
+        federation.ask_alike(federation.request(order, scene.weights), list(reports.values()))
 
 
 def test_a_federation_that_needs_every_site_has_no_two_sets(scene: Scene, make: Callable[..., Federation]) -> None:

@@ -1,5 +1,6 @@
 """The folder of a simulated federation's keys: private, whole, and gone when it is removed."""
 
+import socket
 import stat
 from pathlib import Path
 
@@ -83,3 +84,33 @@ def test_a_damaged_roster_is_no_reason_to_leave_keys_behind(tmp_path: Path) -> N
     (vault.folder / "roster.json").write_text("{")
     vault.remove()
     assert not vault.folder.exists()
+
+
+def test_sockets_fit_wherever_keys_and_temporary_files_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / ("x" * 90)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    vault = create_vault(deep / "v", "test", SITES, 2, 3)
+    try:
+        addresses = [member.address for member in vault.roster().members if member.address is not None]
+        assert len(addresses) == 3
+        for address in addresses:
+            path = address.removeprefix("unix:")
+            assert len(path) <= 100
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(path)
+        (place,) = {Path(address.removeprefix("unix:")).parent for address in addresses}
+        assert stat.S_IMODE(place.stat().st_mode) == 0o700
+    finally:
+        vault.remove()
+    assert not place.exists()
+
+
+def test_where_no_socket_fits_one_line_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / ("x" * 90)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    monkeypatch.setattr("nescient_fl.mpc.vault._SHORT_PLACES", ())
+    with pytest.raises(KeyFileError, match="set TMPDIR to a shorter one"):
+        create_vault(deep / "v", "test", SITES, 2, 3)
+    assert list(deep.iterdir()) == []
