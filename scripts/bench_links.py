@@ -74,10 +74,10 @@ def may_make_namespaces() -> bool:
     """Say whether this process may make network namespaces and the devices in them."""
     name = f"nescient-probe-{os.getpid()}"
     try:
-        _ip("netns", "add", name)
+        ip("netns", "add", name)
     except (OSError, subprocess.CalledProcessError):
         return False
-    _ip("netns", "del", name)
+    ip("netns", "del", name)
     return True
 
 
@@ -95,14 +95,14 @@ def network(hosts: int, condition: Condition) -> Iterator[Network]:
     names = [f"nescient-{os.getpid()}-{number}" for number in range(hosts)]
     with ExitStack() as stack:
         for name in names:
-            _ip("netns", "add", name)
-            stack.callback(_ip, "netns", "del", name)
-            _ip("-n", name, "link", "set", "lo", "up")
+            ip("netns", "add", name)
+            stack.callback(ip, "netns", "del", name)
+            ip("-n", name, "link", "set", "lo", "up")
         made = tuple(
             Host(("ip", "netns", "exec", name), f"{_SUBNET}.{number}", _DEVICE) for number, name in enumerate(names, 1)
         )
         for how, discipline in _disciplines(condition).items():
-            if _has(names[0], discipline):
+            if has_discipline(names[0], discipline):
                 _join_by_bridge(stack, names, discipline)
                 yield Network(made, how)
                 return
@@ -112,7 +112,8 @@ def network(hosts: int, condition: Condition) -> Iterator[Network]:
             raise RuntimeError(f"the relay ended with status {relay.returncode}")
 
 
-def _ip(*arguments: str) -> None:
+def ip(*arguments: str) -> None:
+    """Run ip(8). Raises CalledProcessError."""
     subprocess.run(["ip", *arguments], check=True, capture_output=True)
 
 
@@ -128,7 +129,8 @@ def _disciplines(condition: Condition) -> dict[str, list[str]]:
     return found
 
 
-def _has(name: str, discipline: Sequence[str]) -> bool:
+def has_discipline(name: str, discipline: Sequence[str]) -> bool:
+    """Say whether ``tc`` and the kernel have a queueing discipline, tried in a namespace of ours."""
     try:
         done = subprocess.run(_tc(name, "add", "lo", *discipline), check=False, capture_output=True)
     except OSError:
@@ -144,21 +146,21 @@ def _tc(name: str, action: str, device: str, *discipline: str) -> list[str]:
 
 def _join_by_bridge(stack: ExitStack, names: Sequence[str], discipline: Sequence[str]) -> None:
     hub = f"{names[0]}-hub"
-    _ip("netns", "add", hub)
-    stack.callback(_ip, "netns", "del", hub)
-    _ip("-n", hub, "link", "add", "bridge0", "mtu", str(_MTU), "type", "bridge")
-    _ip("-n", hub, "link", "set", "bridge0", "up")
+    ip("netns", "add", hub)
+    stack.callback(ip, "netns", "del", hub)
+    ip("-n", hub, "link", "add", "bridge0", "mtu", str(_MTU), "type", "bridge")
+    ip("-n", hub, "link", "set", "bridge0", "up")
     for number, name in enumerate(names, 1):
         port = f"port{number}"
-        _ip("-n", hub, "link", "add", port, "type", "veth", "peer", "name", _DEVICE, "netns", name)
-        _ip("-n", hub, "link", "set", port, "mtu", str(_MTU), "master", "bridge0", "up")
+        ip("-n", hub, "link", "add", port, "type", "veth", "peer", "name", _DEVICE, "netns", name)
+        ip("-n", hub, "link", "set", port, "mtu", str(_MTU), "master", "bridge0", "up")
         _address(name, number)
         subprocess.run(_tc(name, "add", _DEVICE, *discipline), check=True, capture_output=True)
 
 
 def _address(name: str, number: int) -> None:
-    _ip("-n", name, "addr", "add", f"{_SUBNET}.{number}/24", "dev", _DEVICE)
-    _ip("-n", name, "link", "set", _DEVICE, "mtu", str(_MTU), "up")
+    ip("-n", name, "addr", "add", f"{_SUBNET}.{number}/24", "dev", _DEVICE)
+    ip("-n", name, "link", "set", _DEVICE, "mtu", str(_MTU), "up")
 
 
 @contextmanager
@@ -178,7 +180,7 @@ def _relay(names: Sequence[str], condition: Condition) -> Iterator["subprocess.P
         relay.wait()
 
 
-def _open_tun(name: str) -> int:
+def open_tun(name: str, device: str = _DEVICE) -> int:
     """Make a TUN device in a namespace and return the descriptor that its packets come from and go to."""
     libc = ctypes.CDLL(None, use_errno=True)
     home = os.open("/proc/self/ns/net", os.O_RDONLY)
@@ -187,7 +189,7 @@ def _open_tun(name: str) -> int:
         if libc.setns(there, _CLONE_NEWNET):
             raise OSError(ctypes.get_errno(), f"cannot enter the namespace {name}")
         tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-        fcntl.ioctl(tun, _TUNSETIFF, struct.pack("16sH", _DEVICE.encode(), _IFF_TUN | _IFF_NO_PI))
+        fcntl.ioctl(tun, _TUNSETIFF, struct.pack("16sH", device.encode(), _IFF_TUN | _IFF_NO_PI))
     finally:
         libc.setns(home, _CLONE_NEWNET)
         os.close(home)
@@ -229,7 +231,7 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=0.0, help="ms")
     parser.add_argument("--rate", type=float, help="Mb/s")
     arguments = parser.parse_args()
-    tuns = [_open_tun(name) for name in arguments.namespaces]
+    tuns = [open_tun(name) for name in arguments.namespaces]
     print("ready", flush=True)
     relay_packets(tuns, arguments.delay / 1000, None if arguments.rate is None else arguments.rate * 1e6)
 

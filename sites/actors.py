@@ -4,6 +4,7 @@ An actor hears a message's kind and content and returns the content of its answe
 calls it directly; in a deployment it lives in a long-lived worker behind a Unix socket. It is the same object.
 """
 
+import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -109,8 +110,11 @@ class PartyActor:
         from sites.parties import open_sum
 
         torch.set_num_threads(1)
-        with self._open_store() as store:
-            return open_sum(content, self._keys, self._roster, store)
+        try:
+            with self._open_store() as store:
+                return open_sum(content, self._keys, self._roster, store)
+        except sqlite3.OperationalError as error:
+            raise UserError(f"its memory of sums cannot be used ({error})") from None
 
 
 class DealerActor:

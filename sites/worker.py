@@ -160,7 +160,7 @@ class Worker:
             self._log("asked", kind=kind, round=number, bytes=len(data))
             answer = pack(self._actor.handle(kind, content))
         except Exception as error:  # whatever it is, the coordinator is told and the worker stays
-            reason = str(error) or type(error).__name__
+            reason = _words(error)
             self._tell(
                 state="idle", last=kind, answered=time.time(), failures=self._status.failures + 1, problem=reason
             )
@@ -181,6 +181,13 @@ class Worker:
     def _tell(self, **changes: Any) -> None:
         with self._telling:
             self._status = replace(self._status, **changes)
+
+
+def _words(error: Exception) -> str:
+    """Return what went wrong; of a file its name alone, for its folder is nobody else's business."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{Path(str(error.filename)).name}: {error.strerror}"
+    return str(error) or type(error).__name__
 
 
 def _send(connection: socket.socket, status: int, payload: bytes) -> None:

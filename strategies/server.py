@@ -1,7 +1,8 @@
 """The Flower ServerApp of the coordinator."""
 
+import contextlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,28 @@ class EventLog:
         append_line(self._path, {"event": event, **told})
 
 
+@contextlib.contextmanager
+def _telling(teller: Watcher, folder: Path) -> Iterator[None]:
+    """Tell an event log how a run ended. Raises what was raised, of a disk that failed in words (UserError)."""
+    if not isinstance(teller, EventLog):
+        yield
+        return
+    try:
+        yield
+        teller.finished()
+    except (UserError, OSError) as error:
+        reason = str(error)
+        if isinstance(error, OSError):
+            reason = (
+                f"{error.filename or folder}: {error.strerror or error}; mend it and start the coordinator again: "
+                "it goes on from the last whole round"
+            )
+        # The event log may lie on the same full disk; Flower tells the coordinator what is raised here too.
+        with contextlib.suppress(OSError):
+            teller.failed(reason)
+        raise UserError(reason) from error
+
+
 def make_app(run: Path | None = None, watcher: Watcher | None = None, stop: threading.Event | None = None) -> ServerApp:
     """Make the app for one run folder; without one, the run configuration's ``run`` names it."""
     app = ServerApp()
@@ -146,15 +169,8 @@ def make_app(run: Path | None = None, watcher: Watcher | None = None, stop: thre
         folder = run or Path(str(context.run_config["run"]))
         events = str(context.run_config.get("events", ""))
         teller = watcher or (EventLog(Path(events)) if events else Printer())
-        try:
-            strategy = FederatedAveraging(make_plan(folder), teller, stop or threading.Event())
-            strategy.start(grid)
-            if isinstance(teller, EventLog):
-                teller.finished()
-        except UserError as error:
-            if isinstance(teller, EventLog):
-                teller.failed(str(error))
-            raise
+        with _telling(teller, folder):
+            FederatedAveraging(make_plan(folder), teller, stop or threading.Event()).start(grid)
 
     return app
 

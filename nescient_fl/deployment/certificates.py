@@ -24,8 +24,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from nescient_fl.errors import UserError
 
-_EARLY = datetime.timedelta(hours=1)
-"""Clocks differ: a certificate counts from an hour before it is made."""
+_EARLY = datetime.timedelta(days=1)
+"""Clocks differ, some by an hour (time zones, summer time): a certificate counts from a day before it is made."""
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,10 @@
 """What a role looks at before it joins: data, keys, clock, reachability, versions; what is wrong, in words."""
 
-import email.utils
-import http.client
 import os
 import platform
 import socket
-import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from nescient_fl import __version__
 from nescient_fl.deployment.coordinator import admitted
 from nescient_fl.deployment.member import member_keys
 from nescient_fl.deployment.node_keys import read_node_key
+from nescient_fl.deployment.reach import describe_clock, describe_link
 from nescient_fl.deployment.roles import CoordinatorSettings, MemberSettings, SiteSettings, host_and_port
 from nescient_fl.deployment.site_data import describe_site_folder, open_site_folder
 from nescient_fl.errors import UserError
@@ -24,10 +22,6 @@ from nescient_fl.study.run_folder import RunFolder
 
 FLOWER = "1.41"
 """The release of Flower that all ends of a federation speak."""
-SKEW_SECONDS = 60.0
-"""How far two clocks may be apart: logs are read side by side, and certificates have a beginning and an end."""
-_REACH_SECONDS = 10.0
-
 Check = tuple[str, Callable[[], str]]
 """What is looked at, and a function that says what was found, or raises UserError or OSError."""
 
@@ -42,8 +36,8 @@ def check_member(settings: MemberSettings) -> int:
         ("keys", lambda: _keys(settings)),
         ("node key", lambda: f"{settings.node_key}: {read_node_key(settings.node_key).split()[0]}"),
         ("folder", lambda: _writable(settings.state)),
-        ("link", lambda: _reach(settings.superlink, settings.ca)),
-        ("clock", lambda: _clock(settings.superlink, settings.ca)),
+        ("link", lambda: describe_link(settings.superlink, settings.ca)),
+        ("clock", lambda: describe_clock(settings.superlink, settings.ca)),
     ]
     return _report(checks)
 
@@ -104,51 +98,6 @@ def _writable(folder: Path) -> str:
     finally:
         probe.unlink(missing_ok=True)
     return str(folder)
-
-
-def _reach(address: str, authority: Path) -> str:
-    for answer in _asked(address, authority):
-        return f"{address} answers over {answer.version}"
-    raise UserError(f"{address} does not answer")
-
-
-def _clock(address: str, authority: Path) -> str:
-    for answer in _asked(address, authority):
-        if answer.date is None:
-            raise UserError(f"{address} does not say what time it is")
-        apart = time.time() - answer.date
-        if abs(apart) > SKEW_SECONDS:
-            raise UserError(f"this clock is {apart:+.0f} s from the coordinator's: set it (NTP) before joining")
-        return f"within {max(abs(apart), 1):.0f} s of the coordinator's"
-    raise UserError("unknown: the link does not answer")
-
-
-class _Answer:
-    def __init__(self, version: str, date: float | None) -> None:
-        self.version, self.date = version, date
-
-
-def _asked(address: str, authority: Path) -> Iterator[_Answer]:
-    """Ask the link for its health over TLS; yields what came back. Raises UserError saying why nothing did."""
-    host, port = host_and_port(address)
-    try:
-        context = ssl.create_default_context(cafile=str(authority))
-    except (OSError, ssl.SSLError) as error:
-        raise UserError(f"the authority's certificate {authority} cannot be read ({error})") from None
-    connection = http.client.HTTPSConnection(host, port, timeout=_REACH_SECONDS, context=context)
-    try:
-        connection.connect()
-        tls = connection.sock.version() if isinstance(connection.sock, ssl.SSLSocket) else None
-        connection.request("GET", "/health")
-        said = connection.getresponse().headers.get("Date")
-        parsed = None if said is None else email.utils.parsedate_to_datetime(said).timestamp()
-        yield _Answer(tls or "nothing", parsed)
-    except ssl.SSLCertVerificationError as error:
-        raise UserError(f"{address} has no certificate of {authority}: {error.verify_message}") from None
-    except (OSError, http.client.HTTPException) as error:
-        raise UserError(f"{address} cannot be reached: {error}") from None
-    finally:
-        connection.close()
 
 
 def _certificate(settings: CoordinatorSettings) -> str:

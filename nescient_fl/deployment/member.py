@@ -43,7 +43,8 @@ def run_member(settings: MemberSettings) -> None:
     with Worker(actor, socket, log) as worker, SuperNode(settings, socket, log) as node:
 
         def check() -> tuple[bool, dict[str, Any]]:
-            return node.alive, dataclasses.asdict(worker.status)
+            told = dataclasses.asdict(worker.status)
+            return node.alive, told | {"problem": node.problem or told["problem"]}
 
         with Health(settings.health_port, check):
             log("started", process=os.getpid(), superlink=settings.superlink)

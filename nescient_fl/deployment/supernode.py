@@ -10,14 +10,17 @@ from pathlib import Path
 
 from nescient_fl.deployment.bundle import build_bundle, bundle_sha256
 from nescient_fl.deployment.logs import Log
+from nescient_fl.deployment.reach import describe_clock
 from nescient_fl.deployment.rejoin import last_node_id, sign_off
 from nescient_fl.deployment.roles import MemberSettings
 from nescient_fl.deployment.tether import flower_environment, flower_program, free_port, start_tethered, stop
+from nescient_fl.errors import UserError
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
 """Seconds before a node that ended is started again: doubled each time, until it has lived for a minute."""
 _SETTLED_SECONDS = 60.0
 _STOP_SECONDS = 5.0
+_TROUBLE_SECONDS = 3.0
 
 
 @dataclass
@@ -37,6 +40,7 @@ class SuperNode:
         self._socket = socket
         self._log = log
         self._bundle = settings.bundle or bundle_sha256(build_bundle())
+        self._problem = ""
         self._stop = threading.Event()
         self._alive = threading.Event()
         # The kernel ties the child to the thread that starts it, so one thread starts all of them.
@@ -45,6 +49,11 @@ class SuperNode:
     @property
     def alive(self) -> bool:
         return self._alive.is_set()
+
+    @property
+    def problem(self) -> str:
+        """Why the last one ended, as far as can be told; empty while one runs."""
+        return "" if self.alive else self._problem
 
     def __enter__(self) -> "SuperNode":
         self._keeper.start()
@@ -58,23 +67,41 @@ class SuperNode:
         pause = _Pause()
         while not self._stop.is_set():
             started = time.monotonic()
-            processes = self._start()
-            self._alive.set()
-            self._log("node started", processes=[process.pid for process in processes])
-            while all(process.poll() is None for process in processes) and not self._stop.wait(0.2):
-                pass
+            processes: list[subprocess.Popen[bytes]] = []
+            try:
+                self._start(processes)
+                self._alive.set()
+                self._log("node started", processes=[process.pid for process in processes])
+                while all(process.poll() is None for process in processes) and not self._stop.wait(0.2):
+                    pass
+                told: dict[str, object] = {"status": [process.poll() for process in processes], "see": "supernode.log"}
+            except OSError as error:  # a full disk is no reason never to try again
+                told = {"reason": f"{error.filename or self._settings.state}: {error.strerror or error}"}
             self._alive.clear()
-            ended = [process.poll() for process in processes]
             for process in processes:
                 stop(process, _STOP_SECONDS)
             if self._stop.is_set():
                 return
             seconds = pause.after(time.monotonic() - started)
-            self._log("node ended", status=ended, again_in=seconds, see="supernode.log")
+            if not told.get("reason"):
+                told["reason"] = self._trouble()
+            self._problem = str(told["reason"])
+            self._log("node ended", again_in=seconds, **told)
             self._stop.wait(seconds)
 
-    def _start(self) -> list[subprocess.Popen[bytes]]:
-        """Start the SuperNode and its courier, which share a secret that nobody else on this host knows."""
+    def _trouble(self) -> str:
+        """Say what is wrong between here and the link, empty when it answers and has the same time."""
+        try:
+            describe_clock(self._settings.superlink, self._settings.ca, _TROUBLE_SECONDS)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    def _start(self, processes: list[subprocess.Popen[bytes]]) -> None:
+        """Start the SuperNode and its courier, which share a secret that nobody else on this host knows.
+
+        They are added to ``processes`` one by one. Raises OSError when the state folder cannot be written.
+        """
         settings = self._settings
         if (node := last_node_id(settings.state / "supernode.log")) is not None:
             self._log("node signed off", node=node, told=sign_off(settings, node))
@@ -94,7 +121,6 @@ class SuperNode:
         ]
         names = ("supernode", "courier")
         environment = flower_environment(settings.state / "flower")
-        return [
-            start_tethered(command, log=settings.state / f"{name}.log", environment=environment, cwd=settings.state)
-            for command, name in zip(commands, names, strict=True)
-        ]
+        for command, name in zip(commands, names, strict=True):
+            log = settings.state / f"{name}.log"
+            processes.append(start_tethered(command, log=log, environment=environment, cwd=settings.state))

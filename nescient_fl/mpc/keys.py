@@ -126,8 +126,8 @@ def _certificate(name: str, signing: Ed25519PrivateKey) -> str:
         .issuer_name(subject)
         .public_key(signing.public_key())
         .serial_number(x509.random_serial_number())
-        # Clocks differ: an hour early is no reason to refuse.
-        .not_valid_before(now - datetime.timedelta(hours=1))
+        # Clocks differ, some by an hour (time zones, summer time): that is no reason to refuse.
+        .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=365 * _YEARS))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)

@@ -141,11 +141,25 @@ class RunFolder:
                 raise
 
 
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name the file in an error of a descriptor's, which knows none: a full disk is told with the path to free."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
+        raise
+
+
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a whole file or none: to a temporary name beside it, flushed to disk, then renamed."""
+    """Write a whole file or none: to a temporary name beside it, flushed to disk, then renamed.
+
+    Raises OSError that names the file when it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with _named(path), temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -172,14 +186,24 @@ def read_json(path: Path) -> Any:
 def append_line(path: Path, value: Any) -> None:
     """Append one line of JSON in a single write, flushed to disk, so that several processes may append.
 
-    After a line that a crash cut off it starts a new one, so that only the cut line is lost.
+    After a line that a crash cut off it starts a new one, so that only the cut line is lost. Raises OSError that
+    names the file when the disk is full; the part of a line that still found room is taken back.
     """
     line = (json.dumps(value, allow_nan=False) + "\n").encode()
-    with path.open("a+b", buffering=0) as file:
-        if file.seek(0, os.SEEK_END):
+    with _named(path), path.open("a+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        if end:
             file.seek(-1, os.SEEK_END)
             line = line if file.read(1) == b"\n" else b"\n" + line
-        file.write(line)
+        written = file.write(line)
+        try:
+            # A disk that fills up takes the beginning without a word, and says so only when asked for the rest.
+            while written < len(line):
+                written += file.write(line[written:])
+        except OSError:
+            if os.fstat(file.fileno()).st_size == end + written:
+                os.ftruncate(file.fileno(), end)
+            raise
         os.fsync(file.fileno())
 
 

@@ -12,13 +12,14 @@ from typing import Any
 
 import httpx
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, RegisterNodeFleetRequest  # pylint: disable=no-name-in-module
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from nescient_fl.deployment import certificates, checks
+from nescient_fl.deployment import certificates, reach
 from nescient_fl.deployment.certificates import ServerCertificate, create_authority, issue_server_certificate
 from nescient_fl.deployment.control import Control
 from nescient_fl.deployment.coordinator import open_link
@@ -27,6 +28,7 @@ from nescient_fl.deployment.node_keys import bind, create_node_key
 from nescient_fl.deployment.roles import CoordinatorSettings
 from nescient_fl.deployment.tether import free_port
 from nescient_fl.errors import UserError
+from nescient_fl.mpc.keys import new_keys
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +108,19 @@ def test_a_downgraded_tls_version_is_refused(link: CoordinatorSettings) -> None:
 def test_a_foreign_authority_is_told_from_ones_own(link: CoordinatorSettings, tmp_path: Path) -> None:
     foreign = create_authority(tmp_path / "foreign", "tests")
     with pytest.raises(UserError, match="has no certificate of"):
-        checks._reach(link.listen, foreign)
-    assert "TLSv1.3" in checks._reach(link.listen, link.ca)
-    assert "within" in checks._clock(link.listen, link.ca)
+        reach.describe_link(link.listen, foreign)
+    assert "TLSv1.3" in reach.describe_link(link.listen, link.ca)
+    assert "within" in reach.describe_clock(link.listen, link.ca)
     assert not Control(link.listen, foreign).reachable()
+
+
+def test_a_clock_an_hour_or_two_behind_takes_a_certificate_made_just_now(
+    certificate: ServerCertificate, tmp_path: Path
+) -> None:
+    member = new_keys(tmp_path / "party", "party-1", "party").certificate_pem.encode()
+    made = [member, certificate.authority.read_bytes(), certificate.certificate.read_bytes()]
+    earlier = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=12)
+    assert all(x509.load_pem_x509_certificate(pem).not_valid_before_utc < earlier for pem in made)
 
 
 def test_an_expired_certificate_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +140,7 @@ def test_an_expired_certificate_is_refused(tmp_path: Path, monkeypatch: pytest.M
         serving.start()
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(UserError, match="certificate has expired"):
-            checks._reach(address, old.authority)
+            reach.describe_link(address, old.authority)
         serving.join()
 
 

@@ -1,5 +1,6 @@
 """The wire between a message's process and its actor's worker: frames, limits, who may ask, what is said when."""
 
+import errno
 import json
 import os
 import socket
@@ -36,6 +37,8 @@ class Echo:
             assert self.go_on.wait(60)
         if kind == "fail":
             raise UserError("the disk of this site is full")
+        if kind == "full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/home/somebody/site-1/transcript.jsonl")
         return RecordDict({"heard": ConfigRecord({"kind": kind}), **content})
 
 
@@ -99,6 +102,11 @@ def test_why_the_actor_failed_is_told_and_the_worker_goes_on(path: Path, log: Li
         ask(path, "fail", RecordDict())
     assert ask(path, "query", RecordDict())
     assert log.events() == ["asked", "failed", "asked", "answered"]
+
+
+def test_a_full_disk_is_told_by_the_files_name_and_not_where_it_lies(path: Path) -> None:
+    with pytest.raises(WorkerError, match=r"^transcript\.jsonl: No space left on device$"):
+        ask(path, "full", RecordDict())
 
 
 def test_its_state_is_told_while_it_works(path: Path, actor: Echo) -> None:

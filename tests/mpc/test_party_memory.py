@@ -1,5 +1,6 @@
 """What a party's memory keeps it from: two sums of one model, whatever comes late, twice or from a broken party."""
 
+import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,11 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flwr.app import RecordDict
 
+from nescient_fl.actions import SUM_UP
+from nescient_fl.errors import UserError
 from nescient_fl.mpc.envelope import SealedReport
 from nescient_fl.mpc.errors import AlreadyOpenedError, MembershipError, QuorumError, SessionAborted
 from nescient_fl.mpc.party_store import PartyStore, StoredSum
 from nescient_fl.mpc.sums import SumRequest
+from sites.actors import PartyActor
 from tests.mpc.federation_in_memory import TERMS, Dealt, Federation, vector_of
 
 
@@ -268,3 +273,33 @@ def test_strict_membership_and_one_sum_a_model_survive_a_restart(tmp_path: Path)
     again = replace(first, session="34" * 32)
     result = federation.open(again, reports_of(federation, again, [0, 1, 2]))[0]
     assert (result.stored, result.sites) == (True, tuple(federation.sites))
+
+
+def test_a_full_disk_takes_nothing_back_of_what_a_party_remembers(tmp_path: Path) -> None:
+    """SQLite itself is told that no page more will do, as it is on a full disk."""
+    path = tmp_path / "memory.sqlite"
+    with PartyStore(path) as store:
+        store.commit(entry())
+        store.release(entry())
+        pages = store._database.execute("PRAGMA page_count").fetchone()[0]
+        store._database.execute(f"PRAGMA max_page_count = {pages}")
+        large = replace(entry("n"), share=np.arange(100_000, dtype=np.int64))
+        with pytest.raises(sqlite3.OperationalError, match="database or disk is full"):
+            store.commit(large)
+        assert store.sum_for("n") is None
+    with PartyStore(path) as store:
+        found = store.sum_for("m")
+        assert found is not None
+        assert found.released
+        store.commit(large)
+        assert store.sum_for("n") is not None
+
+
+def test_a_party_whose_disk_is_full_says_so_in_one_line(federation: Federation) -> None:
+    def full() -> PartyStore:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    party = federation.vault.roster().parties[0].name
+    actor = PartyActor(federation.vault.keys(party), federation.vault.roster(), full)
+    with pytest.raises(UserError, match=r"^its memory of sums cannot be used \(database or disk is full\)$"):
+        actor.handle(SUM_UP, RecordDict())

@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import resource
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -108,6 +109,35 @@ def test_a_kill_during_a_write_leaves_the_old_file_whole(tmp_path: Path) -> None
     writer.join()
     assert writer.exitcode == -9
     assert path.read_bytes() == b"old"
+
+
+def _appended_to_a_full_disk(path: Path) -> None:
+    """Append lines of 60 bytes where only 100 fit; ends with the errno of the second, 0 for none."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+    try:
+        for number in (1, 2):
+            append_line(path, f"{number}" + "x" * 56)
+    except OSError as error:
+        os._exit(error.errno or 1 if error.filename == str(path) else 1)
+
+
+def test_a_line_that_does_not_fit_the_disk_is_told_and_leaves_no_part_of_itself(tmp_path: Path) -> None:
+    path = tmp_path / "rounds.jsonl"
+    writer = multiprocessing.get_context("fork").Process(target=_appended_to_a_full_disk, args=(path,))
+    writer.start()
+    writer.join()
+    assert writer.exitcode == errno.EFBIG
+    assert path.read_bytes() == b'"1' + b"x" * 56 + b'"\n'
+
+
+def test_a_full_disk_is_told_with_the_file_that_could_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.fsync", no_space)
+    for write in (write_json, append_line):
+        with pytest.raises(OSError, match="No space left") as caught:
+            write(tmp_path / "metrics.json", {"round": 1})
+        assert caught.value.filename == str(tmp_path / "metrics.json")
 
 
 def test_undefined_numbers_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
