@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
+# Tests run in so many processes, a file in one: many only wait. Each takes about 2 GB.
+WORKERS ?= 2
 
 .PHONY: simulate test lint bench clean
 
@@ -11,7 +13,7 @@ simulate: $(READY)
 	$(BIN)/python -m nescient_fl.simulate --clients 5 $(ARGS)
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
