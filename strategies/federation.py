@@ -17,7 +17,7 @@ from nescient_fl.messages import RoundOrder, order_content, payload_bytes
 from nescient_fl.study.checkpoint import save_checkpoint
 from nescient_fl.study.run_folder import RunFolder, append_line, read_lines, rewrite_lines
 from strategies.answers import Aggregation, BudgetSpent, Failures, RoundAborted, RoundResult, figures
-from strategies.exchange import Patience, exchange, failure_reason, wait_for_nodes
+from strategies.exchange import Patience, Stopped, exchange, failure_reason, wait_for_nodes
 from strategies.participation import drawn_sites
 from strategies.plain import PlainAggregation
 from strategies.secure import SecureAggregation, SecurePlan
@@ -37,6 +37,8 @@ class FederationPlan:
         server: how the global model moves by a round's average.
         join_timeout, round_timeout: seconds to wait for sites to join, and for their answers to one round.
         secure: how updates are summed without being seen; None sends them in clear.
+        helper_patience: seconds from a round's first sum that could not be opened in which further attempts are made
+            beyond the usual few, each after a pause: a party or dealer whose host restarts needs that long.
         owners: name and role of the member that each node's public key (PEM) was admitted for; None where nodes
             have no keys, as in a simulation.
     """
@@ -53,6 +55,7 @@ class FederationPlan:
     server: ServerOptimiser = field(default_factory=ServerOptimiser)
     join_timeout: float = 120.0
     secure: SecurePlan | None = None
+    helper_patience: float = 0.0
     owners: Mapping[str, tuple[str, str]] | None = None
 
 
@@ -71,7 +74,9 @@ class Watcher(Protocol):
 
 
 _ATTEMPTS = 3
-"""How often a round is tried whose sum could not be opened; the sites seal their answers anew each time."""
+"""How often at least a round is tried whose sum could not be opened; the sites seal their answers anew each time."""
+_LONGEST_PAUSE = 15.0
+"""Seconds between two attempts of one round, at most: the pauses double from a second on."""
 
 
 class FederatedAveraging(Strategy):
@@ -177,21 +182,32 @@ class FederatedAveraging(Strategy):
         arrays = ArrayRecord(dict(self._state.weights))
         configure = self.configure_train if train else self.configure_evaluate
         aggregate = self.aggregate_train if train else self.aggregate_evaluate
-        for _ in range(_ATTEMPTS):
+        patience = Patience(self._plan.helper_patience)
+        while len(self._aborted) < _ATTEMPTS or not patience.over:
+            if self._aborted:
+                self._pause(patience)
             messages = list(configure(number, arrays, ConfigRecord(), grid))
             replies = self._exchange(grid, messages, Patience(self._plan.round_timeout))
             try:
                 aggregate(number, replies)
             except RoundAborted as error:
+                if not self._aborted:
+                    patience.begin()
                 self._aborted.append(str(error))
                 self._watcher.round_aborted(number, str(error))
                 continue
             assert self._result is not None
             return self._result, payload_bytes(messages[0].content)
         raise UserError(
-            f"round {number}: no sum could be opened in {_ATTEMPTS} attempts: {self._aborted[-1]}; mend it and go "
-            f"on with --resume {self._plan.run}"
+            f"round {number}: no sum could be opened in {len(self._aborted)} attempts: {self._aborted[-1]}; mend it "
+            f"and go on with --resume {self._plan.run}"
         )
+
+    def _pause(self, patience: Patience) -> None:
+        """Give whoever was lost some time to come back, where there is any. Raises Stopped."""
+        seconds = 0.0 if patience.over else min(2.0 ** (len(self._aborted) - 1), _LONGEST_PAUSE)
+        if self._stop.wait(seconds):
+            raise Stopped
 
     def configure_train(
         self,

@@ -18,6 +18,9 @@ from strategies.federation import FederatedAveraging, FederationPlan, Watcher
 from strategies.secure import SecurePlan
 from strategies.server_optimiser import ServerOptimiser
 
+_HELPER_SECONDS = 240.0
+"""How long a deployment's round waits for a party or the dealer that was lost: a host that restarts takes minutes."""
+
 
 def make_plan(run: Path) -> FederationPlan:
     """Read a run folder's settings into what the coordinator needs.
@@ -51,7 +54,8 @@ def _deployed(run: Path) -> dict[str, Any]:
         return {}
     known = read_json(path)
     owners = {node["public_key"]: (node["name"], node["role"]) for node in known["nodes"]}
-    return {"owners": owners, "join_timeout": float(known["join_timeout"])}
+    waits = {"join_timeout": float(known["join_timeout"]), "helper_patience": _HELPER_SECONDS}
+    return {"owners": owners, **waits}
 
 
 def _secure_plan(run: Path, settings: StudySettings, part: Mapping[str, Any] | None) -> SecurePlan | None:
