@@ -1,84 +1,188 @@
-"""A last layer tuned on a site's radiographs: the same under encryption as in clear, and better than before."""
+"""Last layers tuned on a site's radiographs: the same under encryption as in clear, and better than before."""
 
+import os
+import signal
+import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from serving.role_threads import Roles
 from serving.saved_models import write_model, write_run
 
 from nescient_fl import cli
-from nescient_fl.arms.evaluation import EvaluationOptions, select_examples
+from nescient_fl.arms.evaluation import EvaluationOptions
 from nescient_fl.arms.tuning import TuningOptions, tune_model
-from nescient_fl.mpc.tuning import TuningPlan, tune_in_clear
+from nescient_fl.errors import UserError
+from nescient_fl.mpc.keys import new_keys, public_part
+from nescient_fl.mpc.roster import sign_roster, write_signed
+from nescient_fl.mpc.tuning.plain import descend, logistic_loss
+from nescient_fl.serve_model import serve_model
+from nescient_fl.serving.layers import (
+    embeddings,
+    frozen_digest,
+    frozen_model,
+    tuned_layers,
+    with_layers_tuned,
+)
 from nescient_fl.serving.local import cached_inputs
-from nescient_fl.serving.model import load_model
-from nescient_fl.serving.tuning import embeddings, last_layer, safe_rate, tune_locally
+from nescient_fl.serving.model import load_model, save_model
+from nescient_fl.serving.rate import curvature_rate, safe_rate
+from nescient_fl.study.checkpoint import load_checkpoint
 from nescient_fl.tune import tune
 
 Run = Callable[..., tuple[int, str, str]]
+SOON = 60.0
 
 
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    monkeypatch.chdir(tmp_path)
-
+def runner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], function: Any) -> Run:
     def run(*arguments: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["nescient", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            cli.run_command(tune)
+            cli.run_command(function)
         said = capsys.readouterr()
         return int(ended.value.code or 0), said.out, said.err
 
     return run
 
 
-def test_embeddings_and_the_last_layer_are_the_network(tmp_path: Path, toy_dataset: Path) -> None:
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    monkeypatch.chdir(tmp_path)
+    return runner(monkeypatch, capsys, tune)
+
+
+@pytest.fixture
+def offering(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    monkeypatch.chdir(tmp_path)
+    return runner(monkeypatch, capsys, serve_model)
+
+
+@pytest.mark.parametrize(("layers", "features"), [(1, 32), (2, 64)])
+def test_embeddings_and_the_last_layers_are_the_network(
+    tmp_path: Path, toy_dataset: Path, layers: int, features: int
+) -> None:
     result = write_run(tmp_path / "run", toy_dataset)
     saved = load_model(tmp_path / "run")
     inputs = cached_inputs(result.cache, np.arange(3), True)
-    features = embeddings(saved.network(), inputs)
-    assert features.shape == (3, 33)
-    logits = saved.network()(torch.from_numpy(inputs[0:3])).detach().numpy()[:, 0]
-    assert np.allclose(features @ last_layer(saved.weights), logits, atol=1e-5)
+    values = embeddings(saved.network(), inputs, layers)
+    assert values.shape == (3, features)
+    weights = tuned_layers(saved.weights, layers)
+    for number, layer in enumerate(weights):
+        values = np.c_[values, np.ones(3)] @ layer.T
+        values = np.maximum(values, 0) if number < layers - 1 else values
+    logits = saved.network()(torch.from_numpy(inputs[0:3])).detach().numpy()
+    assert np.allclose(values, logits, atol=1e-5)
+    assert with_layers_tuned(saved, weights).sha256 == saved.sha256
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_frozen_file_has_nothing_of_the_tuned_layers(tmp_path: Path, layers: int) -> None:
+    saved = []
+    for seed in (0, 1):
+        write_model(tmp_path / f"{seed}.safetensors", seed=seed, threshold=0.3)
+        saved.append(load_model(tmp_path / f"{seed}.safetensors"))
+    for model in saved:
+        save_model(tmp_path / "frozen", frozen_model(model, layers))
+        frozen = load_model(tmp_path / "frozen")
+        assert frozen.threshold is None
+        assert not any(part.any() for part in tuned_layers(frozen.weights, layers))
+        assert frozen_digest(frozen, layers) == frozen_digest(model, layers)
+        for name in ("convolution.weight", "dense1.weight", "dense1.bias"):
+            assert bool((frozen.weights[name] == model.weights[name]).all())
+    # With the same layers frozen and others tuned, the clinic's file has the same in it.
+    other = with_layers_tuned(saved[0], tuned_layers(saved[1].weights, layers))
+    save_model(tmp_path / "one", frozen_model(saved[0], layers))
+    save_model(tmp_path / "other", frozen_model(other, layers))
+    one, two = (load_checkpoint(tmp_path / name) for name in ("one", "other"))
+    assert one[1] == two[1]
+    assert all(bool((one[0]["model"][name] == value).all()) for name, value in two[0]["model"].items())
+    assert frozen_digest(saved[0], layers) != frozen_digest(saved[1], layers)
 
 
 def test_a_safe_rate_is_half_of_where_descent_diverges() -> None:
-    features = np.diag([2.0, 1.0]) * np.sqrt(2)
-    # Second moments 4 and 1; the loss curves at most by a quarter of the larger, and 2 / 1 would be the edge.
-    assert safe_rate(features) == pytest.approx(1.0)
+    # Second moments of features and the bias's 1, times 4: the largest eigenvalue of [[4, 0], [0, 4]] / 4 and so on.
+    features = np.array([[2.0], [-2.0]])
+    # J J' / n has eigenvalues 4 and 1; the loss bends at most by 4 / 4 = 1, the edge is 2, half of it 1.
+    assert curvature_rate(features, [np.zeros((1, 2))]) == pytest.approx(1.0)
 
 
-def test_tuning_in_clear_lowers_the_loss_of_held_out_patients(tmp_path: Path, toy_dataset: Path) -> None:
+def test_a_safe_rate_for_two_layers_is_that_of_torchs_derivatives() -> None:
+    generator = np.random.default_rng(0)
+    features = generator.standard_normal((12, 5))
+    weights = [generator.standard_normal((4, 6)), generator.standard_normal((1, 5))]
+    parameters = [torch.tensor(part, requires_grad=True) for part in weights]
+    rows = []
+    for row in torch.from_numpy(features):
+        hidden = torch.relu(parameters[0][:, :-1] @ row + parameters[0][:, -1])
+        logit = parameters[1][0, :-1] @ hidden + parameters[1][0, -1]
+        rows.append(torch.cat([part.reshape(-1) for part in torch.autograd.grad(logit, parameters)]))
+    jacobian = torch.stack(rows)
+    largest = float(torch.linalg.eigvalsh(jacobian.T @ jacobian / 12)[-1])
+    assert curvature_rate(features, weights) == pytest.approx(4 / largest)
+
+
+def test_where_weights_that_grow_make_the_loss_steeper_the_safe_rate_is_smaller() -> None:
+    """Weights near 0 bend the loss little where the descent begins, and features of 10 a lot soon after."""
+    generator = np.random.default_rng(1)
+    features = 10 * np.abs(generator.standard_normal((40, 8)))
+    weights = [0.01 * generator.standard_normal((6, 9)), 0.01 * generator.standard_normal((1, 7))]
+    labels = (features[:, 0] > features[:, 1]).astype(np.float64)
+    first = logistic_loss(features, labels, weights)
+    rash, careful = curvature_rate(features, weights), safe_rate(features, weights, 60, 0.01)
+    assert careful < rash / 4
+    worst = [
+        max(
+            logistic_loss(features, labels, now) for now in islice(descend(features, labels, weights, rate, 0.8, 0), 60)
+        )
+        for rate in (rash, careful)
+    ]
+    assert worst[0] > 2 * first
+    assert worst[1] <= 1.01 * first
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_tuning_in_clear_lowers_the_loss_of_held_out_patients(tmp_path: Path, toy_dataset: Path, layers: int) -> None:
     write_model(tmp_path / "model.safetensors")
     out = tmp_path / "tuned.safetensors"
     options = EvaluationOptions(data=toy_dataset, device="cpu")
-    found = tune_model(tmp_path / "model.safetensors", options, TuningOptions(rate=2.0), out)
+    tuning = TuningOptions(rate=0.5, layers=layers)
+    lines: list[str] = []
+    found = tune_model(tmp_path / "model.safetensors", options, tuning, out, lines.append)
     assert (found["images"], found["held_out"]) == (63, 27)
     assert found["after"]["loss"] < found["before"]["loss"] - 0.01
     before, after = load_model(tmp_path / "model.safetensors"), load_model(out)
     assert after.sha256 == found["model_sha256"] != before.sha256
+    changed = ("dense2", "dense3")[-layers:]
     for name, value in before.weights.items():
-        assert bool((after.weights[name] == value).all()) is not name.startswith("dense3")
+        assert bool((after.weights[name] == value).all()) is not name.startswith(changed)
+    assert lines[-1] == "step 60 of 60"
 
 
 @pytest.mark.slow
-def test_under_encryption_the_owner_gets_the_plain_twins_layer(tmp_path: Path, toy_dataset: Path) -> None:
+@pytest.mark.parametrize("layers", [1, 2])
+def test_under_encryption_the_owner_gets_the_plain_twins_layers(tmp_path: Path, toy_dataset: Path, layers: int) -> None:
     write_run(tmp_path / "run", toy_dataset)
-    saved = load_model(tmp_path / "run")
-    data = select_examples(saved, None, EvaluationOptions(data=toy_dataset))
-    rows = data.examples.rows[:40]
-    labels = data.examples.targets[rows].astype(np.float64)
-    features = embeddings(saved.network(), cached_inputs(data.cache, rows, True))
-    plan = TuningPlan(40, 33, 15, 1.0, 0.01)
-    tuned = tune_locally(saved, data.cache, rows, labels, plan.steps, plan.rate, plan.decay)
-    plain = tune_in_clear(plan, features, labels, last_layer(saved.weights))
-    assert np.abs(tuned - plain).max() <= 5e-3
-    assert np.abs(tuned - last_layer(saved.weights)).max() > 0.02
-    for_clinic = tune_in_clear(plan, features, labels, last_layer(saved.weights), exact=True)
-    assert np.abs(for_clinic - plain).max() <= 0.05
+    options, lines, tuned = EvaluationOptions(data=toy_dataset, device="cpu"), [], {}
+    for encrypted in (False, True):
+        out = tmp_path / f"{encrypted}.safetensors"
+        tuning = TuningOptions(steps=15, layers=layers, encrypted=encrypted)
+        found = tune_model(tmp_path / "run", options, tuning, out, lines.append)
+        tuned[encrypted] = tuned_layers(load_model(out).weights, layers)
+    before = tuned_layers(load_model(tmp_path / "run").weights, layers)
+    pairs = list(zip(tuned[True], tuned[False], before, strict=True))
+    moved = max(np.abs(a - b).max() for a, _, b in pairs)
+    assert moved > 0.02
+    assert max(np.abs(a - b).max() for a, b, _ in pairs) <= 0.01 * moved
+    assert "step 15 of 15" in lines
+    assert "material for 1 of 21 steps" in lines
+    assert found["protocol"]["rounds"] > 100
 
 
 @pytest.mark.slow
@@ -86,15 +190,20 @@ def test_the_command_tunes_under_encryption_and_says_what_changed(
     tmp_path: Path, toy_dataset: Path, command: Run
 ) -> None:
     write_model(tmp_path / "model.safetensors")
-    steps = ("--steps", "3", "--rate", "1")
+    steps = ("--steps", "3", "--rate", "0.5")
     status, said, error = command("model.safetensors", toy_dataset, "--encrypted", *steps, "--out", "tuned")
     assert (status, error) == (0, "")
     assert "Tuned under encryption on 63 images, scored on 27 more" in said
     assert "before" in said
-    moved = last_layer(load_model(tmp_path / "tuned").weights) - last_layer(
-        load_model(Path("model.safetensors")).weights
-    )
-    assert 0 < np.abs(moved).max() < 1
+    moved = [
+        np.abs(after - before).max()
+        for after, before in zip(
+            tuned_layers(load_model(tmp_path / "tuned").weights, 2),
+            tuned_layers(load_model(Path("model.safetensors")).weights, 2),
+            strict=True,
+        )
+    ]
+    assert 0 < min(moved) <= max(moved) < 1
 
 
 @pytest.mark.parametrize(
@@ -104,19 +213,202 @@ def test_the_command_tunes_under_encryption_and_says_what_changed(
         (["model.safetensors", "DATA", "--out", "model.safetensors"], "name a new file"),
         (["model.safetensors", "DATA", "--out", "t"], "--rate is missing"),
         (["model.safetensors", "DATA", "--out", "t", "--rate", "1", "--images", "20"], "tuning takes from 20"),
-        (["model.safetensors", "DATA", "--out", "t", "--rate", "-1"], "rate"),
-        (["model.safetensors", "DATA", "--out", "t", "--rate", "1", "--steps", "0"], "from 1 to 1000"),
+        (["model.safetensors", "DATA", "--out", "t", "--rate", "-1"], "rate is from 0 to 100"),
+        (["model.safetensors", "DATA", "--out", "t", "--rate", "nan"], "rate is from 0 to 100"),
+        (["model.safetensors", "DATA", "--out", "t", "--rate", "0"], "too small"),
+        (["model.safetensors", "DATA", "--out", "t", "--rate", "1", "--steps", "0"], "from 1 to 1,000"),
+        (["model.safetensors", "DATA", "--out", "t", "--rate", "1", "--layers", "3"], "from 1 to 2 layers"),
+        (["model.safetensors", "DATA", "--out", "t", "--rate", "1", "--decay", "2"], "decay"),
+        (["model.safetensors", "DATA", "--out", "t", "--rate", "100"], "take a smaller rate"),
+        (["gelu.safetensors", "DATA", "--out", "t", "--rate", "1"], "only ReLU"),
         (["nowhere", "DATA", "--out", "t"], "does not exist"),
-        (["model.safetensors", "nowhere", "--out", "t"], "does not exist"),
-        (["model.safetensors", "DATA"], "--out"),
+        (["model.safetensors", "nowhere", "--out", "t", "--rate", "1"], "does not exist"),
+        (["model.safetensors", "DATA"], "--out is missing"),
+        (["model.safetensors", "DATA", "--keys", "k"], "say --encrypted"),
+        (["model.safetensors", "DATA", "--encrypted", "--keys", "k", "--out", "t"], "--out is for the owner to say"),
+        (["model.safetensors", "DATA", "--encrypted", "--keys", "k", "--rate", "1"], "--rate is for the owner to say"),
+        (["model.safetensors", "DATA", "--encrypted", "--keys", "k"], "--roster is missing"),
+        (["model.safetensors", "DATA", "--encrypted", "--config", "k"], "cannot be read"),
     ],
 )
 def test_every_mistake_is_one_line(
     tmp_path: Path, toy_dataset: Path, command: Run, arguments: list[str], words: str
 ) -> None:
     write_model(tmp_path / "model.safetensors")
+    write_model(tmp_path / "gelu.safetensors", activation="gelu")
     status, _, error = command(*[str(toy_dataset) if word == "DATA" else word for word in arguments])
     assert status == 2
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert words in error
+    assert not (tmp_path / "t").exists()
+
+
+def test_labels_of_one_kind_are_refused(tmp_path: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nescient_fl.arms import tuning
+
+    write_model(tmp_path / "model.safetensors")
+    honest = tuning.select_examples
+
+    def one_kind(*arguments: Any) -> Any:
+        data = honest(*arguments)
+        data.examples.targets[:] = 1
+        return data
+
+    monkeypatch.setattr(tuning, "select_examples", one_kind)
+    with pytest.raises(UserError, match="with a lesion and without one"):
+        tune_model(
+            tmp_path / "model.safetensors",
+            EvaluationOptions(data=toy_dataset),
+            TuningOptions(rate=1.0),
+            tmp_path / "out",
+        )
+
+
+def write_config(folder: Path, name: str, **more: str) -> Path:
+    """Write the TOML file of a member of ``Roles``, whose roster is signed where it is not yet."""
+    lines = [f'keys = "{name}"', 'roster = "roster.json"', f'authority = "{(folder / "key").read_text()}"']
+    path = folder / f"{name}.toml"
+    path.write_text("\n".join([*lines, *(f"{key} = {value}" for key, value in more.items())]) + "\n")
+    return path
+
+
+@pytest.fixture
+def roles(tmp_path: Path) -> Roles:
+    made = Roles(tmp_path)
+    authority = new_keys(tmp_path / "authority", "authority", "authority")
+    write_signed(sign_roster(made.roster, authority), tmp_path / "roster.json")
+    (tmp_path / "key").write_text(public_part(authority).signing_key)
+    for name in ("owner", "dealer", "clinic"):
+        write_config(tmp_path, name)
+    return made
+
+
+class Started:
+    """A command in a process of its own, with what it says in a file."""
+
+    def __init__(self, folder: Path, name: str, *arguments: str | Path) -> None:
+        self._log = folder / f"{name}.log"
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "nescient_fl", *map(str, arguments)],
+                cwd=folder,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def until(self, words: str) -> None:
+        end = time.monotonic() + SOON
+        while words not in self.said:
+            assert self.process.poll() is None or words in self.said, self.said
+            assert time.monotonic() < end, self.said
+            time.sleep(0.05)
+
+    def ended(self) -> int:
+        return self.process.wait(SOON)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
+    processes = []
+
+    def begin(name: str, *arguments: str | Path) -> Started:
+        processes.append(Started(tmp_path, name, *arguments))
+        return processes[-1]
+
+    yield begin
+    for started in processes:
+        started.process.kill()
+        started.process.wait()
+
+
+OFFER = ("serve-model", "model.safetensors", "--tune", "--config", "owner.toml", "--rate", "0.5")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("roles")
+def test_on_hosts_of_their_own_the_owner_gets_the_tuned_model_and_all_end_by_themselves(
+    tmp_path: Path, toy_dataset: Path, start: Callable[..., Started]
+) -> None:
+    write_model(tmp_path / "model.safetensors")
+    offer = (*OFFER, "--steps", "5", "--out", "tuned.safetensors", "--frozen", "frozen.safetensors")
+    dealer, owner = start("d", "deal", "--config", "dealer.toml"), start("o", *offer)
+    dealer.until("ready")
+    owner.until("ready")
+    give = ("tune", "--encrypted", "--config", "clinic.toml", "frozen.safetensors", toy_dataset)
+    clinic = start("c", *give)
+    assert clinic.ended() == 0, clinic.said
+    assert "owner tuned its model on 90 radiographs in 5 steps" in clinic.said
+    assert owner.ended() == 0, owner.said
+    assert "clinic: step 5 of 5" in owner.said
+    assert "tuned with clinic on 90 images" in owner.said
+    tuned, before = (load_model(tmp_path / f"{name}.safetensors") for name in ("tuned", "model"))
+    moved = [np.abs(a - b).max() for a, b in zip(*(tuned_layers(m.weights, 2) for m in (tuned, before)), strict=True)]
+    assert min(moved) > 1e-3
+    assert bool((tuned.weights["dense1.weight"] == before.weights["dense1.weight"]).all())
+    # Another clinic's frozen file, or none, is refused; so is an owner that is gone.
+    again = start("c", *give)
+    assert again.ended() == 2
+    assert again.said.startswith("error: ")
+    assert again.said.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("roles")
+@pytest.mark.parametrize("who", ["o", "c", "d"])
+def test_a_role_that_is_killed_leaves_the_others_with_one_line_and_no_model(
+    tmp_path: Path, toy_dataset: Path, start: Callable[..., Started], who: str
+) -> None:
+    write_model(tmp_path / "model.safetensors")
+    offer = (*OFFER, "--steps", "1000", "--out", "tuned.safetensors", "--frozen", "frozen.safetensors")
+    dealer, owner = start("d", "deal", "--config", "dealer.toml"), start("o", *offer)
+    dealer.until("ready")
+    owner.until("ready")
+    clinic = start("c", "tune", "--encrypted", "--config", "clinic.toml", "frozen.safetensors", toy_dataset)
+    owner.until("clinic: tuning on 90 images asked for" if who == "d" else "clinic: step ")
+    {"o": owner, "c": clinic, "d": dealer}[who].process.kill()
+    if who != "c":
+        assert clinic.ended() == 2, clinic.said
+        assert clinic.said.startswith("error: ")
+        assert clinic.said.count("\n") == 1
+    if who != "o":
+        owner.until("clinic: dealer closed" if who == "d" else "clinic: clinic")
+        owner.process.send_signal(signal.SIGINT)
+        assert owner.ended() == 0
+        assert "ended before any clinic tuned" in owner.said
+    assert not (tmp_path / "tuned.safetensors").exists()
+    assert list((tmp_path / "owner" / "serving").glob("*.jsonl")) == []
+
+
+@pytest.mark.usefixtures("roles")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["model.safetensors", "--out", "t", "--config", "owner.toml"], "--out has no place without --tune"),
+        (["model.safetensors", "--tune", "--limit", "3", "--config", "owner.toml"], "--limit has no place beside"),
+        (["model.safetensors", "--tune", "--config", "owner.toml"], "--out is missing"),
+        (["--tune", "--config", "owner.toml"], "name a run's folder"),
+        (["model.safetensors", "--tune", "--out", "t", "--config", "owner.toml"], "--rate is missing"),
+        (["model.safetensors", "--tune", "--out", "t", "--config", "clinic.toml"], "an owner"),
+        (["model.safetensors", "--tune", "--out", "key", "--config", "owner.toml"], "name a new file"),
+        (["model.safetensors", "--tune", "--out", "t", "--frozen", "key", "--config", "owner.toml"], "something else"),
+        (["model.safetensors", "--tune", "--out", "t", "--layers", "0", "--config", "owner.toml"], "--layers"),
+        (["model.safetensors", "--tune", "--out", "t", "--rate", "-2", "--config", "owner.toml"], "rate is from"),
+        (["model.safetensors", "--tune", "--out", "t", "--steps", "2000", "--config", "owner.toml"], "--steps"),
+        (["nowhere", "--tune", "--out", "t", "--config", "owner.toml"], "does not exist"),
+    ],
+)
+def test_every_mistake_of_the_owner_is_one_line(
+    tmp_path: Path, offering: Run, arguments: list[str], words: str
+) -> None:
+    write_model(tmp_path / "model.safetensors")
+    status, _, error = offering(*arguments)
+    assert (status, error.count("\n")) == (2, 1)
+    assert error.startswith("error: ")
+    assert words in error
+    assert not (tmp_path / "t").exists()

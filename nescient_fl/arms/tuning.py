@@ -1,6 +1,6 @@
-"""A model's last layer tuned on a site's labelled radiographs, in clear or under encryption, and what that gained."""
+"""A model's last layers tuned on a site's labelled radiographs, in clear or under encryption, and what that gained."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,111 +13,129 @@ from nescient_fl.arms.evaluation import EvaluationData, EvaluationOptions, selec
 from nescient_fl.arms.scoring import describe_scores
 from nescient_fl.errors import UserError
 from nescient_fl.lesion.metrics import Floats, HeldOut
-from nescient_fl.lesion.network import weights_sha256
 from nescient_fl.lesion.training import predict_logits
-from nescient_fl.mpc.errors import MpcError
-from nescient_fl.mpc.tuning import FEWEST_IMAGES, LARGEST_LOGIT, MOST_IMAGES, TuningPlan, tune_in_clear
+from nescient_fl.mpc.roster import CLINIC
+from nescient_fl.mpc.tuning.owners import check_result
+from nescient_fl.mpc.tuning.plain import tune_in_clear
+from nescient_fl.mpc.tuning.plan import FEWEST_IMAGES, MOST_IMAGES
 from nescient_fl.seeds import numpy_generator
+from nescient_fl.serving.layers import check_tunable, embeddings, with_layers_tuned
 from nescient_fl.serving.local import cached_inputs
+from nescient_fl.serving.local_tuning import features_of, tune_locally
 from nescient_fl.serving.model import SavedModel, load_model, save_model
-from nescient_fl.serving.plans import calibration_of_run
-from nescient_fl.serving.tuning import embeddings, last_layer, safe_rate, tune_locally, with_last_layer
+from nescient_fl.serving.offer import DEFAULT_DECAY, DEFAULT_STEPS, check_out, make_offer
+from nescient_fl.serving.scoring import chosen_owner
+from nescient_fl.serving.settings import open_member, refusals
+from nescient_fl.serving.tuning import TuningOffer, give_to_tuning, steps_told
 
 HELD_OUT_SHARE = 0.3
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class TuningOptions:
-    """How a last layer is tuned; ``rate`` None takes what is safe for the features of the model's own radiographs."""
+    """How the last ``layers`` are tuned; ``rate`` None takes what is safe for the model's own radiographs."""
 
-    steps: int = 60
+    steps: int = DEFAULT_STEPS
     rate: float | None = None
-    decay: float = 0.01
+    decay: float = DEFAULT_DECAY
+    layers: int = 2
     encrypted: bool = False
 
 
 def tune_model(
-    path: Path,
-    options: EvaluationOptions,
-    tuning: TuningOptions,
-    out: Path,
-    say: Callable[[str], None] | None = None,
+    path: Path, options: EvaluationOptions, tuning: TuningOptions, out: Path, say: Say | None = None
 ) -> dict[str, Any]:
     """Tune the model of a run's folder or a file on a site's radiographs, and write the tuned model.
 
     Three tenths of the site's patients are held out. Returns their figures before and after, as JSON. Raises
     UserError for what cannot be.
     """
-    if out.exists() or not out.parent.is_dir():
-        raise UserError(f"--out {out}: name a new file in a folder that is there")
+    check_out(out)
     saved = load_model(path)
-    run = path if path.is_dir() else None
-    data = select_examples(saved, run, options)
+    check_tunable(saved)
+    how = {"steps": tuning.steps, "rate": tuning.rate, "decay": tuning.decay}
+    offer = make_offer(saved, path, tuning.layers, how)
+    data = select_examples(saved, path if path.is_dir() else None, options)
     chosen = _held_out(data, options.seed)
+    if not chosen.any():
+        raise UserError("no patient is held out: there are too few here")
     rows = data.examples.rows[~chosen]
-    if not FEWEST_IMAGES <= len(rows) <= MOST_IMAGES or not chosen.any():
-        raise UserError(
-            f"tuning takes from {FEWEST_IMAGES} to {MOST_IMAGES:,} radiographs beside those that are held out, "
-            f"and there are {len(rows):,}: see --images"
-        )
-    labels = data.examples.targets[rows].astype(np.float64)
-    if len(np.unique(labels)) < 2:
-        raise UserError("tuning takes radiographs with a lesion and without one")
-    rate = tuning.rate or _owners_rate(saved, path, tuning.encrypted)
-    tuned = with_last_layer(saved.weights, _tune(saved, data, rows, labels, tuning, rate, say))
-    after = replace(saved, weights=tuned, sha256=weights_sha256(tuned))
+    labels = _labels(data, rows, "beside those that are held out, ")
+    tuned, cost = _tune(saved, path, data, rows, labels, tuning, offer, say or (lambda _: None))
+    after = with_layers_tuned(saved, tuned)
     save_model(out, after)
     known = HeldOut(data.held_out.targets[chosen], data.held_out.patients[chosen])
     return {
-        "format": 1,
+        "format": 2,
         "encrypted": tuning.encrypted,
         "images": len(rows),
         "held_out": int(chosen.sum()),
         "synthetic": data.synthetic,
+        "layers": tuning.layers,
         "steps": tuning.steps,
-        "rate": rate,
+        "rate": offer.rate,
         "before": _scores(saved, data, chosen, known, options.seed),
         "after": _scores(after, data, chosen, known, options.seed),
         "model_sha256": after.sha256,
+        "protocol": cost,
     }
+
+
+def give_radiographs(
+    frozen: Path, options: EvaluationOptions, member: Mapping[str, Any], say: Say
+) -> tuple[int, int, str]:
+    """Have an owner tune its model on all of a clinic's radiographs, under encryption.
+
+    ``frozen`` is the file of the frozen layers; ``member``: keys, roster, authority, owner. Returns how many
+    radiographs and steps there were, and the owner's name; the clinic learns no more. Raises UserError.
+    """
+    saved = load_model(frozen)
+    check_tunable(saved)
+    keys, roster, _ = open_member(member, CLINIC)
+    owner = chosen_owner(roster, member.get("owner"))
+    data = select_examples(saved, None, options)
+    rows = data.examples.rows
+    labels = _labels(data, rows, "")
+    features = features_of(saved, cached_inputs(data.cache, rows, saved.recipe.standardise))
+    with refusals():
+        steps = give_to_tuning(keys, roster, owner, len(rows), features, labels, say)
+    return len(rows), steps, owner
+
+
+def _labels(data: EvaluationData, rows: NDArray[np.int64], beside: str) -> Floats:
+    """Return the labels of rows. Raises UserError when one cannot tune on them."""
+    if not FEWEST_IMAGES <= len(rows) <= MOST_IMAGES:
+        raise UserError(
+            f"tuning takes from {FEWEST_IMAGES} to {MOST_IMAGES:,} radiographs {beside}and there are {len(rows):,}: "
+            "see --images"
+        )
+    labels = data.examples.targets[rows].astype(np.float64)
+    if len(np.unique(labels)) < 2:
+        raise UserError("tuning takes radiographs with a lesion and without one")
+    return labels
 
 
 def _tune(
     saved: SavedModel,
+    path: Path,
     data: EvaluationData,
     rows: NDArray[np.int64],
     labels: Floats,
     tuning: TuningOptions,
-    rate: float,
-    say: Callable[[str], None] | None,
-) -> Floats:
-    weights = last_layer(saved.weights)
-    try:
-        plan = TuningPlan(len(rows), len(weights), tuning.steps, rate, tuning.decay)
-    except MpcError as error:
-        raise UserError(str(error)) from None
-    if tuning.encrypted:
-        return tune_locally(saved, data.cache, rows, labels, tuning.steps, rate, tuning.decay, say)
-    features = embeddings(saved.network(), cached_inputs(data.cache, rows, saved.recipe.standardise))
-    return tune_in_clear(plan, features, labels, weights, exact=True)
-
-
-def _owners_rate(saved: SavedModel, path: Path, encrypted: bool) -> float:
-    """Return a safe rate by the radiographs that the owner trained on; the clinic's have no part in it.
-
-    Raises UserError when they are gone, or when their logits are larger than encrypted tuning's sigmoid allows.
-    """
-    inputs = calibration_of_run(saved, path) if path.is_dir() else None
-    if inputs is None:
-        raise UserError("--rate is missing: the radiographs that this model was trained on, which tell it, are gone")
-    features = embeddings(saved.network(), inputs)
-    largest = float(np.abs(features @ last_layer(saved.weights)).max())
-    if encrypted and largest > LARGEST_LOGIT:
-        raise UserError(
-            f"this model's logits reach {largest:.0f}, and encrypted tuning holds up to {LARGEST_LOGIT:.0f}: tune in "
-            "clear, or train it for fewer rounds"
-        )
-    return safe_rate(features)
+    offer: TuningOffer,
+    say: Say,
+) -> tuple[list[Floats], dict[str, Any] | None]:
+    with refusals():
+        plan = offer.plan(len(rows))
+        if tuning.encrypted:
+            options = {"layers": tuning.layers, "steps": offer.steps, "rate": offer.rate, "decay": offer.decay}
+            return tune_locally(path, data.cache, rows, labels, options, say)
+        inputs = cached_inputs(data.cache, rows, saved.recipe.standardise)
+        features = embeddings(saved.network(), inputs, tuning.layers)
+        tuned = tune_in_clear(plan, features, labels, offer.weights, steps_told(say, plan.steps))
+        check_result(tuned)
+        return tuned, None
 
 
 def _held_out(data: EvaluationData, seed: int) -> NDArray[np.bool_]:

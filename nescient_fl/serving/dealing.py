@@ -18,7 +18,8 @@ from nescient_fl.mpc.keys import MemberKeys
 from nescient_fl.mpc.randomness import SEED_BYTES, fresh_stream
 from nescient_fl.mpc.roster import CLINIC, OWNER, Roster
 from nescient_fl.mpc.session import greeted, hello
-from nescient_fl.mpc.tuning import TuningPlan, deal_tuning
+from nescient_fl.mpc.tuning.material import Spool, TuningMaterial, deal_tuning
+from nescient_fl.mpc.tuning.plan import TuningPlan
 from nescient_fl.serving.desk import STEP_SECONDS, unexpected
 from nescient_fl.serving.memory import peak_memory
 from nescient_fl.serving.messages import (
@@ -81,18 +82,7 @@ class DealerDesk:
             for_owner, for_clinic = deal_batch(plan, delivery, mask_seed, number, stream)
             _write(waiting / f"{delivery.name}-{number:06d}.bin", for_clinic.to_bytes())
             channel.send(DATA, for_owner.to_bytes(), Deadline(STEP_SECONDS))
-        append_line(
-            self.log,
-            {
-                "owner": channel.peer,
-                "clinic": asked.clinic,
-                "batches": asked.batches,
-                "images": asked.images,
-                "seconds": round(time.monotonic() - started, 3),
-                "bytes_sent": channel.bytes_sent - before,
-                "peak_memory": peak_memory(),
-            },
-        )
+        self._log(channel, asked.clinic, asked.batches, asked.images, started, before)
 
     def _hand_over(self, channel: Channel, asked: AskParcel) -> None:
         if asked.owner not in [owner.name for owner in self._roster.owners]:
@@ -107,12 +97,16 @@ class DealerDesk:
 
     def _deal_tuning(self, channel: Channel, asked: AskTuningDeal) -> None:
         self._check_clinic(asked.clinic)
-        # Rate and decay are between the parties: no product depends on them.
-        plan, stream = TuningPlan(asked.images, asked.features, asked.steps, 1.0, 0.0), fresh_stream()
-        name, (seed, corrections, half) = stream.take_bytes(16).hex(), deal_tuning(plan, stream)
+        plan, stream = TuningPlan.from_json(asked.plan), fresh_stream()
+        started, before = time.monotonic(), channel.bytes_sent
+        name, (seed, half, steps) = stream.take_bytes(16).hex(), deal_tuning(plan, stream)
+        tell(channel, Go(), Deadline(STEP_SECONDS))
+        channel.send(DATA, seed, Deadline(STEP_SECONDS))
+        for corrections in steps:
+            channel.send(DATA, corrections, Deadline(STEP_SECONDS))
         _write(self._waiting(channel.peer, asked.clinic) / f"tuning-{name}.seed", half)
         tell(channel, TuningDealt(name), Deadline(STEP_SECONDS))
-        channel.send(DATA, seed + corrections, Deadline(STEP_SECONDS))
+        self._log(channel, asked.clinic, plan.dealt, plan.images, started, before)
 
     def _hand_over_half(self, channel: Channel, asked: AskTuningHalf) -> None:
         if asked.owner not in [owner.name for owner in self._roster.owners]:
@@ -122,7 +116,20 @@ class DealerDesk:
             raise MaterialError("this material was handed out before, or never dealt")
         half = path.read_bytes()
         path.unlink()
+        tell(channel, Go(), Deadline(STEP_SECONDS))
         channel.send(DATA, half, Deadline(STEP_SECONDS))
+
+    def _log(self, channel: Channel, clinic: str, batches: int, images: int, started: float, before: int) -> None:
+        line = {
+            "owner": channel.peer,
+            "clinic": clinic,
+            "batches": batches,
+            "images": images,
+            "seconds": round(time.monotonic() - started, 3),
+            "bytes_sent": channel.bytes_sent - before,
+            "peak_memory": peak_memory(),
+        }
+        append_line(self.log, line)
 
     def _check_clinic(self, name: str) -> None:
         if name not in [clinic.name for clinic in self._roster.clinics]:
@@ -191,27 +198,43 @@ def fetch(keys: MemberKeys, roster: Roster, owner: str, stock: Stock) -> int:
         channel.close()
 
 
-def order_tuning(keys: MemberKeys, roster: Roster, clinic: str, plan: TuningPlan) -> tuple[str, bytes, bytes]:
-    """Have the dealer deal for a tuning. Returns the material's name, and this owner's seed and corrections."""
-    channel = _connected(keys, roster)
+def order_tuning(
+    keys: MemberKeys,
+    roster: Roster,
+    clinic: str,
+    plan: TuningPlan,
+    folder: Path,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[str, TuningMaterial, int]:
+    """Have the dealer deal for a tuning. Returns the material's name, this owner's half, spooled, and its bytes.
+
+    ``folder`` is where it lies until it is used; ``progress`` is told after each step how many have come.
+    """
+    channel, spool = _connected(keys, roster), Spool(folder)
     try:
-        tell(channel, AskTuningDeal(clinic, plan.images, plan.features, plan.steps), Deadline(STEP_SECONDS))
+        tell(channel, AskTuningDeal(clinic, plan.to_json()), Deadline(STEP_SECONDS))
+        hear(channel, Go, Deadline(STEP_SECONDS))
+        seed = channel.receive(DATA, Deadline(STEP_SECONDS), SEED_BYTES)
+        for number in range(plan.dealt):
+            spool.add(number, channel.receive(DATA, Deadline(STEP_SECONDS), LARGEST_PAYLOAD))
+            if progress is not None:
+                progress(number + 1)
         dealt = hear(channel, TuningDealt, Deadline(STEP_SECONDS))
-        blob = channel.receive(DATA, Deadline(STEP_SECONDS), LARGEST_PAYLOAD)
         channel.send(BYE, b"", Deadline(STEP_SECONDS))
-        return dealt.material, blob[:SEED_BYTES], blob[SEED_BYTES:]
+        return dealt.material, TuningMaterial(plan, seed, spool), channel.bytes_received
     finally:
         channel.close()
 
 
-def fetch_tuning(keys: MemberKeys, roster: Roster, owner: str, material: str) -> bytes:
+def fetch_tuning(keys: MemberKeys, roster: Roster, owner: str, material: str, plan: TuningPlan) -> TuningMaterial:
     """Fetch this clinic's half of the material for a tuning: a seed, which the dealer then has no more."""
     channel = _connected(keys, roster)
     try:
         tell(channel, AskTuningHalf(owner, material), Deadline(STEP_SECONDS))
+        hear(channel, Go, Deadline(STEP_SECONDS))
         half = channel.receive(DATA, Deadline(STEP_SECONDS), SEED_BYTES)
         channel.send(BYE, b"", Deadline(STEP_SECONDS))
-        return half
+        return TuningMaterial(plan, half, None)
     finally:
         channel.close()
 

@@ -155,8 +155,8 @@ class LocalPlace:
             )
 
     @contextmanager
-    def role(self, role: str, module: str, *arguments: str) -> Iterator[None]:
-        """Have a standing role ready, and end it."""
+    def role(self, role: str, module: str, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
+        """Have a standing role ready, give its process, and end it."""
         process = self.start(role, module, *arguments)
         try:
             end = time.monotonic() + _START_SECONDS
@@ -165,7 +165,7 @@ class LocalPlace:
                     raise UserError(self.last_words(role))
                 self.tick()
                 time.sleep(_POLL_SECONDS)
-            yield
+            yield process
         finally:
             process.terminate()
             try:

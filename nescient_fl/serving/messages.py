@@ -8,8 +8,12 @@ A message is one frame of JSON: the name of its kind and its fields, no more and
   clinic to dealer   AskParcel; answered by Parcel, then the clinic's half of every batch
   anybody            Refusal
 
-Tuning has messages of its own: AskTuning, answered by TuningTerms, and Go; AskTuningDeal, answered by TuningDealt and
-the owner's half; AskTuningHalf, answered by the clinic's half.
+Tuning has messages of its own:
+
+  clinic to owner    AskTuning, Go (the terms are good), Go (the material is there)
+  owner to clinic    TuningTerms, Progress while the dealer works, TuningDealt, Go (the tuned layers are there)
+  owner to dealer    AskTuningDeal; answered by Go, the owner's half, TuningDealt
+  clinic to dealer   AskTuningHalf; answered by Go and that half
 """
 
 import json
@@ -190,7 +194,7 @@ class Parcel:
 
 @dataclass(frozen=True)
 class AskTuning:
-    """Tune your last layer on so many labelled images of mine."""
+    """Tune your last layers on so many labelled images of mine."""
 
     images: int
 
@@ -200,32 +204,25 @@ class AskTuning:
 
 @dataclass(frozen=True)
 class TuningTerms:
-    """How: features of an image, the bias among them, steps, their rate and decay, and the name of the material."""
+    """How: the plan, and the digest of the frozen layers that the embeddings must come from."""
 
-    features: int
-    steps: int
-    rate: float
-    decay: float
-    material: str
+    plan: str
+    frozen: str
 
     def __post_init__(self) -> None:
-        _need(_is_count(self.features, 1, 1 << 16) and _is_count(self.steps, 1, 1 << 16))
-        _need(type(self.rate) is float and type(self.decay) is float and _is_hex(self.material, 32))
-        _need(0 < self.rate <= 100 and 0 <= self.decay <= 1)
+        _need(type(self.plan) is str and len(self.plan) <= 4096 and _is_hex(self.frozen, 64))
 
 
 @dataclass(frozen=True)
 class AskTuningDeal:
-    """Deal for the tuning of a last layer with a clinic."""
+    """Deal for a tuning with a clinic."""
 
     clinic: str
-    images: int
-    features: int
-    steps: int
+    plan: str
 
     def __post_init__(self) -> None:
         _need(type(self.clinic) is str and len(self.clinic) <= 40)
-        _need(all(_is_count(count, 1, 1 << 24) for count in (self.images, self.features, self.steps)))
+        _need(type(self.plan) is str and len(self.plan) <= 4096)
 
 
 @dataclass(frozen=True)

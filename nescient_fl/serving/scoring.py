@@ -32,7 +32,7 @@ def score_files(
     if out is not None and not out.parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}")
     keys, roster, _ = open_member(options, CLINIC)
-    owner = _owner(roster, options.get("owner"))
+    owner = chosen_owner(roster, options.get("owner"))
     batch = options.get("batch", min(8, len(images)))
     if not 1 <= batch <= MOST_IMAGES:
         raise UserError(f"--batch is a whole number from 1 to {MOST_IMAGES}, got {batch}")
@@ -95,7 +95,8 @@ def scores_table(result: Mapping[str, Any]) -> "Table":
     return table
 
 
-def _owner(roster: Roster, wanted: str | None) -> str:
+def chosen_owner(roster: Roster, wanted: str | None) -> str:
+    """Return the owner that was named, or the only one. Raises UserError."""
     names = [owner.name for owner in roster.owners]
     if wanted is None and len(names) == 1:
         return names[0]

@@ -35,16 +35,16 @@ def serve_model(options: Mapping[str, Any], say: Say) -> None:
     Raises UserError for what cannot be.
     """
     limit, ahead, batch = options.get("limit", DEFAULT_LIMIT), options.get("ahead", 0), options.get("batch", 8)
-    _check("--limit", limit, 0, 1 << 40)
-    _check("--ahead", ahead, 0, MOST_BATCHES)
-    _check("--batch", batch, 1, MOST_IMAGES)
+    check_number("--limit", limit, 0, 1 << 40)
+    check_number("--ahead", ahead, 0, MOST_BATCHES)
+    check_number("--batch", batch, 1, MOST_IMAGES)
     if "model" not in options:
         raise UserError("name a run's folder, or a model's file")
     keys, roster, own = open_member(options, OWNER)
     saved = load_model(Path(options["model"]))
     folder = state_folder(keys)
     model = _made_ready(saved, Path(options["model"]), options.get("calibration"), folder / saved.sha256[:16], say)
-    with refusals(), _stopping() as stop:
+    with refusals(), stopping() as stop:
         owner = OwnerDesk(keys, roster, model, folder, limit)
         desk = Desk(keys, roster, own, roster.clinics, owner.answer, say)
         say(f"{READY}: {saved.path} at {own.address}, {limit:,} images for each of {len(roster.clinics)} clinics")
@@ -57,7 +57,7 @@ def serve_model(options: Mapping[str, Any], say: Say) -> None:
 def deal(options: Mapping[str, Any], say: Say) -> None:
     """Deal until SIGINT or SIGTERM. Options: keys, roster, authority. Raises UserError for what cannot be."""
     keys, roster, own = open_member(options, DEALER)
-    with refusals(), _stopping() as stop:
+    with refusals(), stopping() as stop:
         dealer = DealerDesk(roster, state_folder(keys))
         desk = Desk(keys, roster, own, (*roster.owners, *roster.clinics), dealer.answer, say)
         say(f"{READY}: dealer at {own.address}")
@@ -89,7 +89,7 @@ def _keep_stock(owner: OwnerDesk, ahead: int, batch: int, stop: threading.Event,
 
 
 @contextmanager
-def _stopping() -> Iterator[threading.Event]:
+def stopping() -> Iterator[threading.Event]:
     """Give an event that the first Ctrl-C or SIGTERM sets."""
     stop = threading.Event()
 
@@ -104,6 +104,7 @@ def _stopping() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _check(name: str, value: Any, least: int, most: int) -> None:
+def check_number(name: str, value: Any, least: int, most: int) -> None:
+    """Raise UserError for a number out of its range."""
     if not least <= value <= most:
         raise UserError(f"{name} is a whole number from {least} to {most:,}, got {value}")

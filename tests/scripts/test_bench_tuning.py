@@ -18,7 +18,9 @@ def test_quick_run_tunes_both_ways_to_nearly_the_same(tmp_path: Path) -> None:
         [sys.executable, str(SCRIPT), "--quick", "--out", str(out)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    gained, against, difference, seconds = json.loads(out.read_text())["lines"]
-    assert all(math.isfinite(line["median"]) for line in (gained, against, difference, seconds))
-    assert against["median"] == pytest.approx(1, abs=0.05)
-    assert 0 < difference["median"] < 0.05
+    lines = json.loads(out.read_text())["lines"]
+    assert all(math.isfinite(line["median"]) for line in lines)
+    _, _, against, difference, seconds, rounds, sent = lines
+    assert min(line["median"] for line in (seconds, rounds, sent)) > 0
+    assert against["median"] == pytest.approx(1, abs=0.01)
+    assert 0 < difference["median"] < 0.005

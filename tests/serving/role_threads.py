@@ -19,6 +19,7 @@ from nescient_fl.serving.messages import Card
 from nescient_fl.serving.owner import OwnerDesk
 from nescient_fl.serving.plans import ServedModel
 from nescient_fl.serving.settings import state_folder
+from nescient_fl.serving.tuning import TuningDesk
 
 WAIT = 60.0
 
@@ -47,7 +48,7 @@ class Roles:
         return OwnerDesk(self.keys("owner"), self.roster, model, self.state("owner"), limit)
 
     @contextmanager
-    def standing(self, name: str, desk: OwnerDesk | DealerDesk) -> Iterator[None]:
+    def standing(self, name: str, desk: OwnerDesk | DealerDesk | TuningDesk) -> Iterator[None]:
         """Have a role serve while the block runs."""
         own = next(member for member in self.roster.members if member.name == name)
         expected = [member for member in self.roster.members if member.name != name]

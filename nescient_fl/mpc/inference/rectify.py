@@ -11,7 +11,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from nescient_fl.mpc.inference.carry import Circuit, sign
-from nescient_fl.mpc.inference.correlations import MODEL_OWNER, BitTimesBit, BitTimesWord, Correlation, Hand, Planes
+from nescient_fl.mpc.inference.correlations import (
+    MODEL_OWNER,
+    BitProducts,
+    BitTimesBit,
+    BitTimesWord,
+    Hand,
+    Planes,
+)
 from nescient_fl.mpc.inference.fixed_point import Words, as_words, bit_planes, flips, word_type
 from nescient_fl.mpc.inference.plan import Lift, Relu
 from nescient_fl.mpc.inference.select import keep_positive
@@ -20,7 +27,7 @@ from nescient_fl.mpc.inference.wire import Wire
 _ALL = np.uint64(2**64 - 1)
 
 
-def correlations(step: Relu | Lift, count: int) -> Iterator[Correlation]:
+def correlations(step: Relu | Lift, count: int) -> Iterator[BitProducts | BitTimesBit | BitTimesWord]:
     """Yield the material for ``count`` values, in order."""
     yield BitTimesBit(count, step.ring)
     if isinstance(step, Relu):
@@ -30,10 +37,15 @@ def correlations(step: Relu | Lift, count: int) -> Iterator[Correlation]:
 
 def rectify(wire: Wire, hand: Hand, step: Relu, shares: Words) -> Words:
     """Return shares of max(x, 0), in the step's ring and of the same shape, for x in [-2^(width-1), 2^(width-1))."""
+    return rectify_with_signs(wire, hand, step, shares)[0]
+
+
+def rectify_with_signs(wire: Wire, hand: Hand, step: Relu, shares: Words) -> tuple[Words, Planes]:
+    """Do the same, and return a share of the sign bits too, a plane of all values one after another."""
     flat = shares.reshape(-1)
     carries = _Carries(hand, step, flat)
     signs, theirs = sign(wire, hand, Circuit(len(flat), step.width), flat, carries.shown)
-    return keep_positive(wire, hand, signs, carries.lifted(theirs), step.ring).reshape(shares.shape)
+    return keep_positive(wire, hand, signs, carries.lifted(theirs), step.ring).reshape(shares.shape), signs
 
 
 def lift(wire: Wire, hand: Hand, step: Lift, shares: Words) -> Words:

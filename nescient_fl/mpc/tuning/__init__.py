@@ -1,0 +1,1 @@
+"""Dense layers tuned under encryption, between who has the weights and who has labelled features."""
