@@ -24,10 +24,12 @@ def three(tmp_path: Path) -> SecureFederation:
 def test_a_deployment_waits_longer_for_a_party_that_was_lost(
     tmp_path: Path, three: SecureFederation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(federation, "_LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(federation, "_LONGEST_PAUSE", 0.6)
     run, grid = new_run(tmp_path / "run"), three.grid()
     grid.spoil = lambda name, number, content: Error(1, "gone") if name == "party-1" and number < 6 else content
+    started = time.monotonic()
     notes = federate(replace(secure_plan(run, three), helper_patience=60.0), grid)
+    assert time.monotonic() - started > 5 * 0.6
     assert len(notes.aborted) == 5
     assert len(lines_of(run)[1]["aborted"]) == 5
 
