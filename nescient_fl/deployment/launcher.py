@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -35,6 +35,8 @@ _LONGEST_FOLDER = 55
 """Bytes: below it lie sockets, whose paths the system limits."""
 _RESTARTS = 5
 """How often the launcher starts one actor again before it gives up; each pause is a second longer than the last."""
+_SETTLED_SECONDS = 300.0
+"""An actor that lived for so long is well: what ended it before counts no more. A run may last for days."""
 
 
 @runtime_checkable
@@ -50,6 +52,8 @@ class _Running:
     process: subprocess.Popen[bytes]
     view: ActorView
     again_at: float = 0.0
+    failures: int = 0
+    since: float = field(default_factory=time.monotonic)
 
 
 @dataclass
@@ -172,12 +176,17 @@ def _revive(actor: _Running, environment: dict[str, str]) -> None:
     if status is None:
         return
     if actor.view.state != "ended":
-        if status == 2 or actor.view.restarts >= _RESTARTS:
+        now = time.monotonic()
+        if now - actor.since > _SETTLED_SECONDS:
+            actor.failures = 0
+        if status == 2 or actor.failures >= _RESTARTS:
             raise UserError(f"{actor.place.name}: {_last_words(actor.place.log)}")
         actor.view.state = "ended"
-        actor.again_at = time.monotonic() + actor.view.restarts
+        actor.again_at = now + actor.failures
     elif time.monotonic() >= actor.again_at:
         actor.process = _start(actor.place, environment)
+        actor.since = time.monotonic()
+        actor.failures += 1
         actor.view.restarts += 1
         actor.view.state = "starting"
 
