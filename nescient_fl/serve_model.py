@@ -35,6 +35,9 @@ def serve_model(
         bool,
         typer.Option("--tune", help="Score nothing: let a clinic tune the last layers, once.", rich_help_panel=_TUNING),
     ] = False,
+    clinic: Annotated[
+        str | None, _option("Which clinic may. [dim](any of the roster)[/]", rich_help_panel=_TUNING)
+    ] = None,
     out: Annotated[Path | None, _option("The tuned model's file to write.", rich_help_panel=_TUNING)] = None,
     frozen: Annotated[
         Path | None, _option("Write the other layers to this file: clinics need it.", rich_help_panel=_TUNING)
@@ -60,7 +63,7 @@ def serve_model(
     from nescient_fl.serving.standing import serve_model as serve
 
     scoring = dict.fromkeys(("limit", "ahead", "batch"), int)
-    tuning = {"out": Path, "frozen": Path, "layers": int, "steps": int, "rate": float, "decay": float}
+    tuning = {"clinic": str, "out": Path, "frozen": Path, "layers": int, "steps": int, "rate": float, "decay": float}
     both = {**dict.fromkeys(("model", "keys", "roster", "calibration"), Path), "authority": str, "tune": bool}
     found = merged({**options, "tune": tune or None}, config, {**both, **scoring, **tuning})
     tunes = bool(found.pop("tune", False))

@@ -62,10 +62,8 @@ def write_trained(path: Path, images: int, epochs: int, steps: int) -> dict[int,
     save_model(path, SavedModel(path, weights, recipe, "upright", 0.5, weights_sha256(weights)))
     inputs = cached_inputs(data.cache, np.arange(min(CALIBRATION_IMAGES, images)), recipe.standardise)
     return {
-        layers: safe_rate(
-            embeddings(network.eval(), inputs, layers), tuned_layers(weights, layers), steps, DEFAULT_DECAY
-        )
-        for layers in (1, 2)
+        layers: safe_rate(features, tuned_layers(weights, layers), steps, DEFAULT_DECAY)
+        for layers, features in embeddings(network.eval(), inputs).items()
     }
 
 

@@ -71,7 +71,7 @@ def test_embeddings_and_the_last_layers_are_the_network(
     result = write_run(tmp_path / "run", toy_dataset)
     saved = load_model(tmp_path / "run")
     inputs = cached_inputs(result.cache, np.arange(3), True)
-    values = embeddings(saved.network(), inputs, layers)
+    values = embeddings(saved.network(), inputs)[layers]
     assert values.shape == (3, features)
     weights = tuned_layers(saved.weights, layers)
     for number, layer in enumerate(weights):
@@ -220,7 +220,7 @@ def test_the_command_tunes_under_encryption_and_says_what_changed(
         (["model.safetensors", "DATA", "--out", "t", "--rate", "1", "--layers", "3"], "from 1 to 2 layers"),
         (["model.safetensors", "DATA", "--out", "t", "--rate", "1", "--decay", "2"], "decay"),
         (["model.safetensors", "DATA", "--out", "t", "--rate", "100"], "take a smaller rate"),
-        (["gelu.safetensors", "DATA", "--out", "t", "--rate", "1"], "only ReLU"),
+        (["gelu.safetensors", "DATA", "--out", "t", "--rate", "1"], "take --layers 1"),
         (["nowhere", "DATA", "--out", "t"], "does not exist"),
         (["model.safetensors", "nowhere", "--out", "t", "--rate", "1"], "does not exist"),
         (["model.safetensors", "DATA"], "--out is missing"),
@@ -401,6 +401,7 @@ def test_a_role_that_is_killed_leaves_the_others_with_one_line_and_no_model(
         (["model.safetensors", "--tune", "--out", "t", "--rate", "-2", "--config", "owner.toml"], "rate is from"),
         (["model.safetensors", "--tune", "--out", "t", "--steps", "2000", "--config", "owner.toml"], "--steps"),
         (["nowhere", "--tune", "--out", "t", "--config", "owner.toml"], "does not exist"),
+        (["model.safetensors", "--tune", "--out", "t", "--clinic", "x", "--config", "owner.toml"], "clinic, other"),
     ],
 )
 def test_every_mistake_of_the_owner_is_one_line(

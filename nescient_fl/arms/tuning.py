@@ -53,7 +53,7 @@ def tune_model(
     """
     check_out(out)
     saved = load_model(path)
-    check_tunable(saved)
+    check_tunable(saved, tuning.layers)
     how = {"steps": tuning.steps, "rate": tuning.rate, "decay": tuning.decay}
     offer = make_offer(saved, path, tuning.layers, how)
     data = select_examples(saved, path if path.is_dir() else None, options)
@@ -91,12 +91,12 @@ def give_radiographs(
     radiographs and steps there were, and the owner's name; the clinic learns no more. Raises UserError.
     """
     saved = load_model(frozen)
-    check_tunable(saved)
     keys, roster, _ = open_member(member, CLINIC)
     owner = chosen_owner(roster, member.get("owner"))
     data = select_examples(saved, None, options)
     rows = data.examples.rows
     labels = _labels(data, rows, "")
+    say(f"reading {len(rows):,} radiographs")
     features = features_of(saved, cached_inputs(data.cache, rows, saved.recipe.standardise))
     with refusals():
         steps = give_to_tuning(keys, roster, owner, len(rows), features, labels, say)
@@ -132,7 +132,7 @@ def _tune(
             options = {"layers": tuning.layers, "steps": offer.steps, "rate": offer.rate, "decay": offer.decay}
             return tune_locally(path, data.cache, rows, labels, options, say)
         inputs = cached_inputs(data.cache, rows, saved.recipe.standardise)
-        features = embeddings(saved.network(), inputs, tuning.layers)
+        features = embeddings(saved.network(), inputs)[tuning.layers]
         tuned = tune_in_clear(plan, features, labels, offer.weights, steps_told(say, plan.steps))
         check_result(tuned)
         return tuned, None

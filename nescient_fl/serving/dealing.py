@@ -104,7 +104,10 @@ class DealerDesk:
         channel.send(DATA, seed, Deadline(STEP_SECONDS))
         for corrections in steps:
             channel.send(DATA, corrections, Deadline(STEP_SECONDS))
-        _write(self._waiting(channel.peer, asked.clinic) / f"tuning-{name}.seed", half)
+        waiting = self._waiting(channel.peer, asked.clinic)
+        for old in waiting.glob("tuning-*.seed"):
+            old.unlink(missing_ok=True)  # of a tuning that broke off before it was fetched
+        _write(waiting / f"tuning-{name}.seed", half)
         tell(channel, TuningDealt(name), Deadline(STEP_SECONDS))
         self._log(channel, asked.clinic, plan.dealt, plan.images, started, before)
 

@@ -28,10 +28,11 @@ def tuned_names(layers: int) -> tuple[str, ...]:
     return DENSE[-layers:]
 
 
-def check_tunable(saved: SavedModel) -> None:
-    """Raise UserError for a model whose layers tuning does not know."""
-    if saved.recipe.network.activation != "relu":
-        raise UserError(f"{saved.path} has {saved.recipe.network.activation.upper()} between its layers: only ReLU")
+def check_tunable(saved: SavedModel, layers: int) -> None:
+    """Raise UserError for a model between whose tuned layers there is something that tuning does not know."""
+    if len(tuned_names(layers)) > 1 and saved.recipe.network.activation != "relu":
+        name = saved.recipe.network.activation.upper()
+        raise UserError(f"{saved.path} has {name} between its layers, tuning knows ReLU: take --layers 1")
 
 
 def tuned_layers(weights: Weights, layers: int) -> list[Floats]:
@@ -70,14 +71,16 @@ def frozen_digest(saved: SavedModel, layers: int) -> str:
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
-def embeddings(network: LesionNetwork, inputs: Inputs | NDArray[np.float32], layers: int) -> Floats:
-    """Return what the last layers of a network see of inputs: float64 [n, features]."""
+def embeddings(network: LesionNetwork, inputs: Inputs | NDArray[np.float32]) -> dict[int, Floats]:
+    """Return what the last 1 and the last 2 layers of a network see of inputs: float64 [n, features] each."""
     names = list(dict(network.named_children()))
-    before = names[: names.index(tuned_names(layers)[0])]
-    frozen = LesionNetwork(OrderedDict((name, network.get_submodule(name)) for name in before)).eval()
+    first, last = (names.index(name) for name in DENSE)
+    frozen = LesionNetwork(OrderedDict((name, network.get_submodule(name)) for name in names[:first])).eval()
+    middle = torch.nn.Sequential(*(network.get_submodule(name) for name in names[first:last])).eval()
+    found: dict[int, list[Floats]] = {1: [], 2: []}
     with torch.inference_mode():
-        parts = [
-            frozen(torch.from_numpy(inputs[start : start + _CHUNK])).double().numpy()
-            for start in range(0, len(inputs), _CHUNK)
-        ]
-    return np.concatenate(parts)
+        for start in range(0, len(inputs), _CHUNK):
+            seen = frozen(torch.from_numpy(inputs[start : start + _CHUNK]))
+            found[2].append(seen.double().numpy())
+            found[1].append(middle(seen).double().numpy())
+    return {layers: np.concatenate(parts) for layers, parts in found.items()}

@@ -75,9 +75,10 @@ def tune_locally(
         return tuned_layers(load_model(tuned).weights, int(options["layers"])), cost
 
 
-def features_of(saved: SavedModel, inputs: Inputs) -> Callable[[int], tuple[str, Floats]]:
-    """Return what tells, given how many layers are tuned, the frozen ones' digest and what they make of inputs."""
-    return lambda layers: (frozen_digest(saved, layers), embeddings(saved.network(), inputs, layers))
+def features_of(saved: SavedModel, inputs: Inputs) -> dict[int, tuple[str, Floats]]:
+    """Return, by how many layers are tuned, the frozen ones' digest and what they make of inputs."""
+    found = embeddings(saved.network(), inputs)
+    return {layers: (frozen_digest(saved, layers), features) for layers, features in found.items()}
 
 
 def _frozen(place: LocalPlace) -> Path:

@@ -36,8 +36,8 @@ LOG = "tunings.jsonl"
 def serve_tuning(options: Mapping[str, Any], say: Say) -> None:
     """Offer a model's last layers until a clinic has tuned them, or until SIGINT or SIGTERM.
 
-    Options: model, keys, roster, authority, out, frozen, calibration, layers, steps, rate, decay. Raises UserError for
-    what cannot be.
+    Options: model, keys, roster, authority, clinic, out, frozen, calibration, layers, steps, rate, decay. Raises
+    UserError for what cannot be.
     """
     if "model" not in options:
         raise UserError("name a run's folder, or a model's file")
@@ -48,8 +48,11 @@ def serve_tuning(options: Mapping[str, Any], say: Say) -> None:
     check_number("--layers", layers, 1, len(DENSE))
     check_number("--steps", options.get("steps", DEFAULT_STEPS), 1, MOST_STEPS)
     saved = load_model(path)
-    check_tunable(saved)
+    check_tunable(saved, layers)
     keys, roster, own = open_member(options, OWNER)
+    expected = [clinic for clinic in roster.clinics if options.get("clinic") in (None, clinic.name)]
+    if not expected:
+        raise UserError(f"--clinic is one of {', '.join(clinic.name for clinic in roster.clinics)}")
     if "frozen" in options:
         write_frozen(Path(options["frozen"]), saved, layers)
     offer = make_offer(saved, path, layers, options)
@@ -62,7 +65,7 @@ def serve_tuning(options: Mapping[str, Any], say: Say) -> None:
     state_folder(keys).mkdir(parents=True, exist_ok=True, mode=0o700)
     with refusals(), stopping() as stop:
         answers = TuningDesk(keys, roster, offer, keep, say, stop)
-        desk = Desk(keys, roster, own, roster.clinics, answers.answer, say)
+        desk = Desk(keys, roster, own, expected, answers.answer, say)
         say(f"{READY}: {' and '.join(DENSE[-layers:])} of {saved.path} at {own.address}, to be tuned by a clinic once")
         desk.run(stop)
     if answers.failed is not None:
@@ -98,7 +101,7 @@ def owners_features(saved: SavedModel, path: Path, layers: int, calibration: Pat
         inputs = calibration_of_run(saved, path) if path.is_dir() else None
     if inputs is None:
         raise UserError("--rate is missing: the radiographs that this model was trained on, which tell it, are gone")
-    return embeddings(saved.network(), inputs, layers)
+    return embeddings(saved.network(), inputs)[layers]
 
 
 def check_out(out: Path) -> None:

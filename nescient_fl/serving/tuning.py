@@ -4,12 +4,11 @@ The clinic holds radiographs, labels and the frozen layers, and so its embedding
 learns the tuned ones, and nothing else of the clinic's.
 """
 
-import tempfile
+import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from nescient_fl.mpc.channel import BYE, DATA, Channel, Deadline
 from nescient_fl.mpc.errors import EncodingError, MaterialError, PlanError, RangeError, SessionAborted
@@ -25,7 +24,7 @@ from nescient_fl.mpc.tuning.owners import (
     tune_as_data_owner,
     tune_as_model_owner,
 )
-from nescient_fl.mpc.tuning.plan import FEWEST_IMAGES, TuningPlan
+from nescient_fl.mpc.tuning.plan import FEWEST_IMAGES, SACRIFICED, TuningPlan
 from nescient_fl.serving.dealing import fetch_tuning, order_tuning
 from nescient_fl.serving.desk import REFUSED, STEP_SECONDS, Say, unexpected
 from nescient_fl.serving.messages import (
@@ -44,6 +43,7 @@ from nescient_fl.serving.messages import (
 )
 from nescient_fl.serving.pair import Pair
 from nescient_fl.serving.rate import MOMENTUM
+from nescient_fl.serving.settings import state_folder
 
 _TOLD_EVERY = 0.5
 
@@ -85,7 +85,8 @@ class TuningCost:
 class TuningDesk:
     """What an owner answers that lets its last layers be tuned, once; ``keep`` is given the tuned ones.
 
-    ``stop`` is set after that, or when the weights ran into their bounds: ``failed`` then says so.
+    ``stop`` is set after that, or when the weights ran into their bounds: ``failed`` then says so. The dealer's
+    material lies in the owner's folder of state until it is used.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class TuningDesk:
         stop: threading.Event,
     ) -> None:
         self._keys, self._roster, self._offer, self._keep, self._say = keys, roster, offer, keep, say
-        self._busy, self._stop = threading.Lock(), stop
+        self._busy, self._stop, self._spool = threading.Lock(), stop, state_folder(keys) / "spool"
         self.ended = False
         self.failed: str | None = None
 
@@ -109,22 +110,29 @@ class TuningDesk:
         plan = self._offer.plan(message.images)
         tell(channel, TuningTerms(plan.to_json(), self._offer.frozen), Deadline(STEP_SECONDS))
         hear(channel, Go, Deadline(STEP_SECONDS))
-        if self.ended or not self._busy.acquire(blocking=False):
-            raise MaterialError("the layers are being tuned with another clinic, or were")
+        if not self._busy.acquire(blocking=False):
+            raise MaterialError("the layers are being tuned with another clinic: try later")
         try:
-            with tempfile.TemporaryDirectory(prefix="nescient-") as folder:
-                self._tune(channel, plan, Path(folder))
+            if self.ended:
+                raise MaterialError("the layers were tuned with another clinic")
+            self._clear()
+            self._tune(channel, plan)
         finally:
+            self._clear()
             self._busy.release()
 
-    def _tune(self, channel: Channel, plan: TuningPlan, folder: Path) -> None:
+    def _clear(self) -> None:
+        """Remove material that is left, also of a process that was killed: none of it is ever used again."""
+        shutil.rmtree(self._spool, ignore_errors=True)
+
+    def _tune(self, channel: Channel, plan: TuningPlan) -> None:
         self._say(f"{channel.peer}: tuning on {plan.images} images asked for")
 
         def progress(done: int) -> None:
             tell(channel, Progress(done), Deadline(STEP_SECONDS))
 
         started = time.monotonic()
-        name, material, received = order_tuning(self._keys, self._roster, channel.peer, plan, folder, progress)
+        name, material, received = order_tuning(self._keys, self._roster, channel.peer, plan, self._spool, progress)
         dealt = time.monotonic()
         tell(channel, TuningDealt(name), Deadline(STEP_SECONDS))
         hear(channel, Go, Deadline(STEP_SECONDS))
@@ -159,15 +167,15 @@ def give_to_tuning(
     roster: Roster,
     owner: str,
     images: int,
-    features: Callable[[int], tuple[str, Floats]],
+    features: Mapping[int, tuple[str, Floats]],
     labels: Floats,
     say: Say,
 ) -> int:
     """Have an owner's last layers tuned on labelled images, and learn nothing. Returns how many steps were taken.
 
-    ``features`` is told how many layers are tuned, and returns the digest of the frozen ones and what they make of the
-    images, [images, features]; labels [images] are 0 and 1. Raises MaterialError, PlanError, EncodingError, or
-    SessionAborted when a peer is lost.
+    ``features`` has, by how many layers are tuned, the digest of the frozen ones and what they make of the images,
+    [images, features]; labels [images] are 0 and 1. Raises MaterialError, PlanError, EncodingError, or SessionAborted
+    when a peer is lost.
     """
     peer = roster.member(owner, OWNER)
     channel = greeted(keys, peer, hello(PURPOSE, roster), Deadline(STEP_SECONDS))
@@ -175,11 +183,16 @@ def give_to_tuning(
         tell(channel, AskTuning(images), Deadline(STEP_SECONDS))
         terms = hear(channel, TuningTerms, Deadline(STEP_SECONDS))
         plan = TuningPlan.from_json(terms.plan)
-        digest, found = features(plan.layers)
+        if plan.layers not in features or plan.sacrificed < SACRIFICED:
+            raise PlanError(
+                f"{owner} says to tune {plan.layers} layers with {plan.sacrificed} steps to check the dealer"
+            )
+        digest, found = features[plan.layers]
         if digest != terms.frozen:
             raise PlanError(f"{owner} tunes another model than the frozen layers are of: ask it for its frozen file")
         if (plan.images, plan.sizes[0]) != found.shape:
             raise PlanError(f"{owner} tunes layers of {plan.sizes[0]} features of {plan.images} images")
+        say(f"{owner} tunes {plan.layers} layers in {plan.steps} steps at a rate of {plan.rate:.3g}")
         encode_features(plan, found)
         encode_labels(plan, labels)
         tell(channel, Go(), Deadline(STEP_SECONDS))

@@ -75,11 +75,8 @@ class Place:
         return DealerDesk(self.roles.roster, self.roles.state("dealer"))
 
     def give(self, clinic: str = "clinic", features: Floats = FEATURES, labels: Floats = LABELS, **change: Any) -> int:
-        def made(layers: int) -> tuple[str, Floats]:
-            assert layers == 2
-            return change.get("frozen", FROZEN), features
-
         images, say = change.get("images", len(features)), self.lines.append
+        made = {change.get("layers", 2): (change.get("frozen", FROZEN), features)}
         return give_to_tuning(self.roles.keys(clinic), self.roles.roster, "owner", images, made, labels, say)
 
 
@@ -91,8 +88,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 
 def test_the_owner_gets_what_plain_tuning_would_give_and_the_clinic_nothing(place: Place) -> None:
+    spool = place.roles.state("owner") / "spool"
+    spool.mkdir(parents=True)
+    (spool / "step-0000.bin").write_bytes(b"of an owner that was killed")
     with place.roles.standing("dealer", place.dealer()), place.roles.standing("owner", place.desk()):
         assert place.give() == STEPS
+    assert not spool.exists()
     plain = tune_in_clear(OFFER.plan(30), FEATURES, LABELS, WEIGHTS)
     (tuned,) = place.kept
     assert max(np.abs(a - b).max() for a, b in zip(tuned, plain, strict=True)) <= 5e-4
@@ -147,11 +148,11 @@ def test_a_second_clinic_is_refused_while_one_tunes_and_after(place: Place, monk
         first = threading.Thread(target=place.give)
         first.start()
         assert begun.wait(SOON)
-        with pytest.raises(MaterialError, match="tuned with another clinic"):
+        with pytest.raises(MaterialError, match="being tuned with another clinic"):
             place.give("other")
         go_on.set()
         first.join(SOON)
-        with pytest.raises(MaterialError, match="tuned with another clinic"):
+        with pytest.raises(MaterialError, match="were tuned with another clinic"):
             place.give("other")
     assert len(place.kept) == 1
 
@@ -162,6 +163,8 @@ def test_what_does_not_fit_is_refused_and_the_owner_stays_ready(place: Place) ->
             place.give(features=FEATURES[:10], labels=LABELS[:10])
         with pytest.raises(PlanError, match="another model"):
             place.give(frozen="cd" * 32)
+        with pytest.raises(PlanError, match="says to tune 2 layers"):
+            place.give(layers=1)
         with pytest.raises(PlanError, match="6 features of 30 images"):
             place.give(features=FEATURES[:, :5])
         with pytest.raises(EncodingError, match="3 images are beyond 64"):

@@ -29,6 +29,8 @@ FEWEST_IMAGES = 20
 """Of fewer the tuned weights, which the model owner learns, would tell too much of each."""
 MOST_IMAGES, MOST_VALUES, MOST_LAYERS, MOST_STEPS = 4096, 1024, 4, 1000
 MOST_SACRIFICED = 100
+SACRIFICED = 6
+"""Steps to check the dealer by, unless said otherwise; a clinic takes no fewer."""
 MOST_COMPARISONS = 1 << 19
 """Of one layer's ReLU in one step: bounds memory."""
 LARGEST_FEATURE, LARGEST_WEIGHT = 64, 4
@@ -69,7 +71,7 @@ class TuningPlan:
     rate: float
     momentum: float = 0.0
     decay: float = 0.0
-    sacrificed: int = 6
+    sacrificed: int = SACRIFICED
 
     def __post_init__(self) -> None:
         _check(self.images, FEWEST_IMAGES, MOST_IMAGES, "images")
