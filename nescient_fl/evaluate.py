@@ -29,30 +29,44 @@ def evaluate(
         bool, typer.Option("--encrypted", help="Score under encryption too: model owner, clinic and dealer, all here.")
     ] = False,
     batch: Annotated[int | None, _option("Images that are scored at a time under encryption. [dim](8)[/]")] = None,
+    check_dealer: Annotated[
+        bool,
+        typer.Option(
+            "--check-dealer",
+            help="Under encryption score every image twice, so that a dealer that spoils any of them is found out: "
+            "twice the time and material.",
+        ),
+    ] = False,
     out: Annotated[Path | None, _option("Write the figures to this file too, as JSON.")] = None,
 ) -> None:
     """Score a finished model on labelled radiographs, and print recall, precision and AUROC with 95% intervals.
 
     Patients whose images the model was trained on are left out where the run's folder tells which they were.
     """
-    given = {key: value for key, value in locals().items() if key not in ("model", "out", "data", "encrypted", "batch")}
-    options = {key: value for key, value in given.items() if value is not None}
+    options = {
+        key: value
+        for key, value in locals().items()
+        if key not in ("model", "out", "data", "encrypted", "batch", "check_dealer") and value is not None
+    }
     from rich.console import Console
 
     from nescient_fl.arms.evaluation import EvaluationOptions, evaluate_encrypted, evaluate_plain
     from nescient_fl.study.evaluation_terminal import cost_lines, evaluation_table
+    from nescient_fl.study.pace import WorkProgress
     from nescient_fl.study.run_folder import write_json
 
     if out is not None and not out.parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}")
     if batch is not None and not encrypted:
         raise UserError("--batch goes with --encrypted")
+    if check_dealer and not encrypted:
+        raise UserError("--check-dealer goes with --encrypted")
     console = Console()
     wanted = EvaluationOptions(data=data, **options)
     found = evaluate_plain(model, wanted)
     if encrypted:
-        with console.status("starting model owner, clinic and dealer") as status:
-            found = evaluate_encrypted(found, wanted, batch, status.update)
+        with WorkProgress(console, "starting model owner, clinic and dealer") as progress:
+            found = evaluate_encrypted(found, wanted, batch, progress, check_dealer)
     figures = found.figures
     if out is not None:
         write_json(out, figures)

@@ -123,6 +123,7 @@ def test_the_operating_point_changes_recall_and_not_auroc() -> None:
         (["good.safetensors", "DATA", "--out", "nowhere/figures.json"], "--out"),
         (["good.safetensors", "DATA", "--imags", "3"], "--imags"),
         (["good.safetensors", "DATA", "--batch", "3"], "--batch goes with --encrypted"),
+        (["good.safetensors", "DATA", "--check-dealer"], "--check-dealer goes with --encrypted"),
         (["good.safetensors", "DATA", "--encrypted", "--batch", "0"], "--batch is a whole number"),
     ],
 )
@@ -167,18 +168,21 @@ def test_encrypted_scores_are_the_plain_ones_and_every_cost_is_told(
 ) -> None:
     write_run(tmp_path / "run", toy_dataset)
     out = tmp_path / "figures.json"
-    status, said, error = command(tmp_path / "run", "--encrypted", "--batch", "2", "--images", "5", "--out", out)
+    asked = ("--encrypted", "--check-dealer", "--batch", "2", "--images", "5")
+    status, said, error = command(tmp_path / "run", *asked, "--out", out)
     assert (status, error) == (0, "")
     figures = read_json(out)
     assert re.search(r"encrypted +0\.50", said)
     assert "Encryption changed 0 of 5 decisions" in said
+    assert "Every image was scored twice, and no two scores of one differ." in said
+    assert figures["dealer_checked"]
     protocol = figures["protocol"]
     assert protocol["images"] == 5
     assert protocol["agreement"] == 1.0
     assert 0 < protocol["max_abs_logit_error"] <= 1e-3
     assert figures["encrypted"]["half"]["recall"] == figures["plain"]["half"]["recall"]
     assert protocol["rounds"] <= 70
-    assert 0 < protocol["bytes_per_party"] <= 3e6 * 6 / 5
+    assert 2.4e6 < protocol["bytes_per_party"] <= 2 * 3e6, "for both of an image's scores"
     assert protocol["stock_ratio"] is None
     assert sum(layer["rounds"] for layer in protocol["by_layer"]) == protocol["rounds"]
     assert set(protocol["peak_memory"]) == {"owner", "clinic", "dealer"}

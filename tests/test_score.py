@@ -133,7 +133,7 @@ class Standing:
 
 @pytest.fixture(scope="module")
 def standing(place: Path) -> Iterator[list[Standing]]:
-    ahead = ("--calibration", "typical", "--limit", "4", "--ahead", "3", "--batch", "2")
+    ahead = ("--calibration", "typical", "--limit", "5", "--ahead", "3", "--batch", "2")
     started = [
         Standing(place, "deal", "--config", "dealer.toml"),
         Standing(place, "serve_model", "model.safetensors", "--config", "owner.toml", *ahead),
@@ -167,10 +167,14 @@ def test_three_hosts_score_radiographs_until_the_limit_and_stop_when_told(
         assert image["score"] == pytest.approx(float(torch.sigmoid(logit)), abs=1e-3)
         assert image["lesion"] is (image["score"] >= 0.45)
         assert f"{image['score']:.3f}" in said
-    assert found["left"] == 1
+    assert found["left"] == 2
+    assert not found["dealer_checked"]
+    standing[1].wait_for("clinic: 3 images scored in ")
+    standing[0].wait_for("dealt 3 batches of 2 images for owner and clinic")
     assert found["offline"]["bytes"] == 0, "material was dealt ahead"
     for images, words in (
-        (["typical/0.jpg", "typical/1.jpg"], "1 are left"),
+        (["typical/0.jpg", "typical/1.jpg", "typical/3.jpg"], "2 are left"),
+        (["typical/0.jpg", "typical/1.jpg", "--check-dealer"], "4 images are asked for, 2 are left"),
         (["empty.jpg"], "empty.jpg: empty file"),
         (["flat.png"], "all pixels have one value"),
         (["nowhere.jpg"], "nowhere.jpg: no such file"),
@@ -179,7 +183,11 @@ def test_three_hosts_score_radiographs_until_the_limit_and_stop_when_told(
         assert (status, said) == (2, "")
         assert words in error
         assert error.count("\n") == 1
-    assert command(score, "typical/5.jpg", "--config", "clinic.toml")[0] == 0
+    checked = (place / "clinic.toml").read_text() + "check-dealer = true\n"
+    (place / "checked.toml").write_text(checked)
+    status, said, error = command(score, "typical/5.jpg", "--config", "checked.toml")
+    assert (status, error) == (0, "")
+    assert "no two scores of an image differ; 0 images are left" in " ".join(said.split())
     assert [one.stop() for one in standing] == [0, 0]
     status, _, error = command(score, "typical/5.jpg", "--config", "clinic.toml", "--batch", "1")
     assert status == 2

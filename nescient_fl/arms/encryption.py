@@ -20,6 +20,7 @@ from nescient_fl.mpc.inference.owners import SET_UP
 from nescient_fl.radiographs.cache import PixelCache
 from nescient_fl.radiographs.table import patient_keys
 from nescient_fl.seeds import numpy_generator
+from nescient_fl.serving.clinic import Told
 from nescient_fl.serving.local import LocalScores, score_locally
 from nescient_fl.serving.model import load_model
 from nescient_fl.study.run_folder import RunFolder
@@ -52,7 +53,7 @@ def describe_encrypted(
     watcher.encrypting(len(rows))
     try:
         logits, found = score_encrypted(
-            run.path, data.cache, examples, plain, saved.threshold, say=lambda _: None, tick=tick
+            run.path, data.cache, examples, plain, saved.threshold, progress=watcher.preparing, tick=tick
         )
     except UserError as error:
         watcher.left_out(f"encrypted inference: {error}")
@@ -73,15 +74,16 @@ def score_encrypted(
     threshold: float | None,
     batch: int = BATCH,
     calibration: Path | None = None,
-    say: Callable[[str], None] | None = None,
+    progress: Told | None = None,
     tick: Callable[[], None] | None = None,
+    twice: bool = False,
 ) -> tuple[Floats, dict[str, Any]]:
     """Score examples of a cache under encryption, three roles in three processes.
 
     ``plain`` are the same model's logits of the same examples in clear, float64 [n]. Returns the logits and what
     there is to say of them and of the protocol, as docs/design.md has it. Raises UserError when a role fails.
     """
-    found = score_locally(model, cache, examples.rows, batch, calibration, say, tick)
+    found = score_locally(model, cache, examples.rows, batch, calibration, progress, tick, twice)
     return found.logits, {**_compare(found.logits, plain, threshold), **_cost(found, batch)}
 
 

@@ -20,6 +20,7 @@ from nescient_fl.radiographs.cache import PixelCache, build_cache, open_cache
 from nescient_fl.radiographs.cohort import CohortRule
 from nescient_fl.radiographs.table import patient_keys
 from nescient_fl.seeds import numpy_generator
+from nescient_fl.serving.clinic import Told
 from nescient_fl.serving.messages import MOST_IMAGES
 from nescient_fl.serving.model import SavedModel, load_model
 from nescient_fl.serving.plans import calibration_of_run
@@ -189,20 +190,33 @@ def evaluate_plain(path: Path, options: EvaluationOptions, progress: Progress | 
         "plain": describe_scores(logits, saved.threshold, data.held_out, options.seed),
         "encrypted": None,
         "protocol": None,
+        "dealer_checked": False,
     }
     return Evaluation(figures, run or path, saved, data, logits)
 
 
 def evaluate_encrypted(
-    plain: Evaluation, options: EvaluationOptions, batch: int | None = None, say: Callable[[str], None] | None = None
+    plain: Evaluation,
+    options: EvaluationOptions,
+    batch: int | None = None,
+    progress: Told | None = None,
+    twice: bool = False,
 ) -> Evaluation:
-    """Score the same images under encryption too. Raises UserError when a role fails."""
+    """Score the same images under encryption too, ``twice`` to check the dealer. Raises UserError when a role fails."""
     if batch is not None and not 1 <= batch <= MOST_IMAGES:
         raise UserError(f"--batch is a whole number from 1 to {MOST_IMAGES}, got {batch}")
     data, threshold = plain.data, plain.saved.threshold
     calibration = data.root if calibration_of_run(plain.saved, plain.path) is None else None
     logits, protocol = score_encrypted(
-        plain.path, data.cache, data.examples, plain.logits, threshold, batch or BATCH, calibration, say
+        plain.path,
+        data.cache,
+        data.examples,
+        plain.logits,
+        threshold,
+        batch or BATCH,
+        calibration,
+        progress,
+        twice=twice,
     )
     scores = describe_scores(logits, threshold, data.held_out, options.seed)
-    return replace(plain, figures={**plain.figures, "encrypted": scores, "protocol": protocol})
+    return replace(plain, figures={**plain.figures, "encrypted": scores, "protocol": protocol, "dealer_checked": twice})

@@ -3,8 +3,9 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,8 @@ from nescient_fl.serving.stock import Stock
 
 Floats = NDArray[np.float64]
 Make = Callable[[NDArray[np.int64]], NDArray[np.float32]]
+DEALING, SCORING = "Having material dealt, images", "Scoring images"
+"""What a clinic tells how far it is with."""
 _CHUNK = 8
 _AWAITED_SHARE = 1.25
 """Of a step: what whoever waits for somebody who waits for another allows them."""
@@ -77,6 +80,12 @@ class Inputs:
     def chosen(self, numbers: NDArray[np.int64]) -> "Inputs":
         """Return some of them."""
         return Inputs(self._make, self._numbers[numbers])
+
+
+class Told(Protocol):
+    """Is told what is done, how many of it are, and of how many."""
+
+    def __call__(self, what: str, done: int, total: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -115,15 +124,21 @@ def score(
     inputs: Callable[[Card], Inputs],
     folder: Path,
     batch: int = 8,
-    progress: Callable[[str], None] | None = None,
+    progress: Told | None = None,
+    twice: bool = False,
 ) -> Scored:
     """Have images scored by an owner's model.
 
     ``inputs`` makes them as the card says. ``folder`` keeps this clinic's material. All logits come, or an error:
     QueryLimitError, RangeError with the numbers of images that no plan is wide enough for, MaterialError, PlanError,
     or SessionAborted when a peer is lost.
+
+    With ``twice`` every image is scored a second time at a random place, and two scores that differ are a
+    MaterialError: so a dealer is found out that spoils any batch, not only with some probability. It takes twice the
+    material, the time, and the images of the limit: the owner cannot tell which are the same.
     """
-    say = progress or (lambda _: None)
+    tell_progress = progress or _nobody
+    times = 2 if twice else 1
     peer = roster.member(owner, OWNER)
     channel = greeted(keys, peer, hello(PURPOSE, roster), Deadline(STEP_SECONDS))
     try:
@@ -133,31 +148,44 @@ def score(
         if any(plan.input_shape != SHAPE or plan.outputs != 1 for plan in plans):
             raise PlanError(f"{owner} serves another network than the lesion network")
         found = inputs(card)
-        if len(found) > card.left:
-            raise QueryLimitError(f"{owner}: {len(found)} images are asked for, {card.left} are left of the limit")
+        places = times * len(found)
+        if places > card.left:
+            raise QueryLimitError(f"{owner}: {places} images are asked for, {card.left} are left of the limit")
         *groups, outside = sort_by_plan(plans, cast("NDArray[Any]", found))
         if len(outside):
             raise RangeError("some images are out of every plan's bounds", tuple(int(number) for number in outside))
         logits = np.empty(len(found))
-        sessions, offline, seconds = [], Offline(0.0, 0), 0.0
+        sessions, offline, seconds, before = [], Offline(0.0, 0), 0.0, 0
         for plan, numbers in zip(plans, groups, strict=True):
             if not len(numbers):
                 continue
-            store, dealt = _material(keys, roster, channel, plan, len(numbers), folder / owner, batch, say)
+            asked = times * len(numbers)
+            store, dealt = _material(keys, roster, channel, plan, asked, folder / owner, batch, tell_progress)
             offline = Offline(offline.seconds + dealt.seconds, offline.bytes_sent + dealt.bytes_sent)
-            say(f"scoring {len(numbers)} images")
+            scored = partial(_scored, tell_progress, before, places)
+            scored(0)
             started = time.monotonic()
-            tell(channel, AskScore(plan.digest, store.delivery.name, len(numbers)), Deadline(STEP_SECONDS))
+            tell(channel, AskScore(plan.digest, store.delivery.name, asked), Deadline(STEP_SECONDS))
             hear(channel, Go, Deadline(STEP_SECONDS))
             chosen = cast("NDArray[Any]", found.chosen(numbers))
-            scores = run_data_owner(Pair(channel, 1, STEP_SECONDS), plan, chosen, store, SACRIFICED)
+            pair = Pair(channel, 1, STEP_SECONDS)
+            scores = run_data_owner(pair, plan, chosen, store, SACRIFICED, asked - len(numbers), scored)
+            before += asked
             seconds += time.monotonic() - started
             logits[numbers] = scores.logits[:, 0]
             sessions.append(scores.summary)
         channel.send(BYE, b"", Deadline(STEP_SECONDS))
-        return Scored(logits, card, tuple(sessions), offline, seconds, card.left - len(found))
+        return Scored(logits, card, tuple(sessions), offline, seconds, card.left - places)
     finally:
         channel.close()
+
+
+def _nobody(what: str, done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+def _scored(progress: Told, before: int, places: int, done: int) -> None:
+    progress(SCORING, before + done, places)
 
 
 def _material(
@@ -168,7 +196,7 @@ def _material(
     images: int,
     folder: Path,
     batch: int,
-    say: Callable[[str], None],
+    progress: Told,
 ) -> tuple[MaterialStore, Offline]:
     """Return a delivery with enough batches at both sides; have one dealt where there is none."""
     stock, started = Stock(folder), time.monotonic()
@@ -183,15 +211,15 @@ def _material(
     if batches > MOST_BATCHES:
         most = (MOST_BATCHES - SACRIFICED) * batch
         raise MaterialError(f"{images} images are too many at a time, have {most} scored at most")
-    say(f"having {batches} batches of {batch} dealt")
+    progress(DEALING, 0, batches * batch)
     tell(channel, AskOrder(plan.digest, batch, batches), Deadline(STEP_SECONDS))
-    dealt = _awaited(channel, batches, say)
+    dealt = _awaited(channel, lambda done: progress(DEALING, done * batch, batches * batch))
     received += fetch(keys, roster, channel.peer, stock)
     made = Offline(time.monotonic() - started, dealt.bytes_sent + received)
     return stock.delivery(plan.digest, dealt.delivery), made
 
 
-def _awaited(channel: Channel, batches: int, say: Callable[[str], None]) -> Dealt:
+def _awaited(channel: Channel, progress: Callable[[int], None]) -> Dealt:
     while True:
         # The owner waits for the dealer meanwhile, and is to have the time to say who was lost.
         deadline = Deadline(_AWAITED_SHARE * STEP_SECONDS)
@@ -202,7 +230,7 @@ def _awaited(channel: Channel, batches: int, say: Callable[[str], None]) -> Deal
             return message
         if not isinstance(message, Progress):
             raise SessionAborted(f"{channel.peer} said {type(message).__name__}, not Progress", channel.peer)
-        say(f"dealt {message.done} of {batches} batches")
+        progress(message.done)
 
 
 def _enough(stock: Stock, plan: Plan, held: Held, images: int) -> MaterialStore | None:

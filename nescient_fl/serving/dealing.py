@@ -20,7 +20,7 @@ from nescient_fl.mpc.roster import CLINIC, OWNER, Roster
 from nescient_fl.mpc.session import greeted, hello
 from nescient_fl.mpc.tuning.material import Spool, TuningMaterial, deal_tuning
 from nescient_fl.mpc.tuning.plan import TuningPlan
-from nescient_fl.serving.desk import STEP_SECONDS, unexpected
+from nescient_fl.serving.desk import STEP_SECONDS, Say, quiet, unexpected
 from nescient_fl.serving.memory import peak_memory
 from nescient_fl.serving.messages import (
     PURPOSE,
@@ -37,6 +37,7 @@ from nescient_fl.serving.messages import (
     tell,
 )
 from nescient_fl.serving.stock import Stock
+from nescient_fl.study.pace import PlainLines
 from nescient_fl.study.run_folder import append_line
 
 _LARGEST_HALF = 4096
@@ -44,10 +45,13 @@ _LARGEST_HALF = 4096
 
 
 class DealerDesk:
-    """What the dealer answers. ``folder`` keeps the clinics' halves and a line for every delivery."""
+    """What the dealer answers. ``folder`` keeps the clinics' halves and a line for every delivery.
 
-    def __init__(self, roster: Roster, folder: Path) -> None:
-        self._roster, self._folder = roster, folder
+    ``say`` is told of every delivery, and how far a long one is.
+    """
+
+    def __init__(self, roster: Roster, folder: Path, say: Say = quiet) -> None:
+        self._roster, self._folder, self._say = roster, folder, say
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @property
@@ -78,10 +82,14 @@ class DealerDesk:
         tell(channel, dealt, Deadline(STEP_SECONDS))
         channel.send(DATA, mask_seed, Deadline(STEP_SECONDS))
         waiting = self._waiting(channel.peer, asked.clinic)
+        whom, images = f"{channel.peer} and {asked.clinic}", asked.images * asked.batches
+        progress = PlainLines(self._say)
         for number in range(asked.batches):
             for_owner, for_clinic = deal_batch(plan, delivery, mask_seed, number, stream)
             _write(waiting / f"{delivery.name}-{number:06d}.bin", for_clinic.to_bytes())
             channel.send(DATA, for_owner.to_bytes(), Deadline(STEP_SECONDS))
+            progress(f"dealing for {whom}, images", (number + 1) * asked.images, images)
+        self._say(f"dealt {asked.batches:,} batches of {asked.images} images for {whom}")
         self._log(channel, asked.clinic, asked.batches, asked.images, started, before)
 
     def _hand_over(self, channel: Channel, asked: AskParcel) -> None:

@@ -21,6 +21,10 @@ _LAST_SECONDS = 5.0
 Say = Callable[[str], None]
 
 
+def quiet(line: str) -> None:
+    """Say nothing."""
+
+
 class Desk:
     """Serves who connects until it is told to stop.
 

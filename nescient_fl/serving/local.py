@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from nescient_fl.mpc.errors import MpcError
 from nescient_fl.mpc.keys import load_keys, new_keys, public_part
 from nescient_fl.mpc.roster import Roster, read_signed, sign_roster, write_signed
 from nescient_fl.radiographs.cache import PixelCache, open_cache
-from nescient_fl.serving.clinic import Inputs, score
+from nescient_fl.serving.clinic import Inputs, Told, score
 from nescient_fl.serving.memory import peak_memory
 from nescient_fl.serving.messages import Card
 from nescient_fl.serving.settings import state_folder
@@ -66,21 +67,23 @@ def score_locally(
     rows: NDArray[np.int64],
     batch: int = 8,
     calibration: Path | None = None,
-    say: Callable[[str], None] | None = None,
+    progress: Told | None = None,
     tick: Callable[[], None] | None = None,
+    twice: bool = False,
 ) -> LocalScores:
     """Score rows of a pixel cache under encryption with the model of a run's folder or a file.
 
-    ``say`` is told what the clinic says; ``tick`` is called again and again, and may raise to end it all.
+    ``progress`` is told how far the clinic is; ``tick`` is called again and again, and may raise to end it all.
+    ``twice`` is the clinic's check of the dealer.
     Raises UserError with what a role said when one fails.
     """
     with tempfile.TemporaryDirectory(prefix="nescient-") as folder:
-        place = LocalPlace(Path(folder), say or (lambda _: None), tick or (lambda: None))
+        place = LocalPlace(Path(folder), partial(_pass_on, progress), tick or (lambda: None))
         place.make_keys()
         extra = [] if calibration is None else ["--calibration", str(calibration)]
-        serving = (str(model), "--limit", str(len(rows)), *extra, *place.who(OWNER))
+        serving = (str(model), "--limit", str(2 * len(rows) if twice else len(rows)), *extra, *place.who(OWNER))
         np.save(place.rows, rows)
-        job = {"cache": str(cache.directory), "batch": batch}
+        job = {"cache": str(cache.directory), "batch": batch, "twice": twice}
         write_json(place.job, job)
         dealing = place.role(DEALER, "nescient_fl.deal", *place.who(DEALER))
         with dealing, place.role(OWNER, "nescient_fl.serve_model", *serving):
@@ -226,6 +229,17 @@ def cached_inputs(cache: PixelCache, rows: NDArray[np.int64], standardise: bool)
     return Inputs(make, np.arange(len(rows)))
 
 
+def _tell(what: str, done: int, total: int) -> None:
+    """Say how far the clinic is, for ``_pass_on`` at the other end of its output."""
+    print(json.dumps([what, done, total]), flush=True)
+
+
+def _pass_on(progress: Told | None, line: str) -> None:
+    """Tell what ``_tell`` said; its last words, when it fails, are none of it."""
+    if progress is not None and line.startswith("["):
+        progress(*json.loads(line))
+
+
 def _clinic(folder: Path) -> None:
     """Be the clinic of a local session."""
     place = LocalPlace(folder, print, lambda: None)
@@ -237,7 +251,7 @@ def _clinic(folder: Path) -> None:
     def inputs(card: Card) -> Inputs:
         return cached_inputs(cache, rows, card.standardise)
 
-    scored = score(keys, roster, OWNER, inputs, state_folder(keys), job["batch"], lambda line: print(line, flush=True))
+    scored = score(keys, roster, OWNER, inputs, state_folder(keys), job["batch"], _tell, job["twice"])
     layers: dict[str, dict[str, float]] = {}
     for session in scored.sessions:
         for name, count in session.counts.items():

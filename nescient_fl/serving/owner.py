@@ -10,7 +10,7 @@ from nescient_fl.mpc.inference.owners import run_model_owner
 from nescient_fl.mpc.keys import MemberKeys
 from nescient_fl.mpc.roster import Roster
 from nescient_fl.serving.dealing import order
-from nescient_fl.serving.desk import REFUSED, STEP_SECONDS, Say, unexpected
+from nescient_fl.serving.desk import REFUSED, STEP_SECONDS, Say, quiet, unexpected
 from nescient_fl.serving.ledger import QueryLedger
 from nescient_fl.serving.memory import peak_memory
 from nescient_fl.serving.messages import (
@@ -34,10 +34,15 @@ SACRIFICED = 1
 
 
 class OwnerDesk:
-    """What the model owner answers. ``folder`` keeps material, the limits' count, and a line for every session."""
+    """What the model owner answers. ``folder`` keeps material, the limits' count, and a line for every session.
 
-    def __init__(self, keys: MemberKeys, roster: Roster, model: ServedModel, folder: Path, limit: int) -> None:
-        self._keys, self._roster, self._model, self._folder = keys, roster, model, folder
+    ``say`` is told of every session in a line.
+    """
+
+    def __init__(
+        self, keys: MemberKeys, roster: Roster, model: ServedModel, folder: Path, limit: int, say: Say = quiet
+    ) -> None:
+        self._keys, self._roster, self._model, self._folder, self._say = keys, roster, model, folder, say
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._ledger = QueryLedger(folder / "queries.sqlite", limit)
 
@@ -70,7 +75,7 @@ class OwnerDesk:
         else:
             raise unexpected(channel, message)
 
-    def stock_up(self, batches: int, images: int, stop: threading.Event, say: Say) -> None:
+    def stock_up(self, batches: int, images: int, stop: threading.Event) -> None:
         """Have material dealt ahead: for every clinic so many batches of the narrowest plan."""
         plan = self._model.plans[0]
         for clinic in self._roster.clinics:
@@ -80,9 +85,9 @@ class OwnerDesk:
                 continue
             try:
                 order(self._keys, self._roster, clinic.name, plan, images, batches - there, stock)
-                say(f"{batches - there} batches of {images} dealt ahead for {clinic.name}")
+                self._say(f"{batches - there} batches of {images} dealt ahead for {clinic.name}")
             except MpcError as error:
-                say(f"nothing dealt ahead for {clinic.name}: {error}")
+                self._say(f"nothing dealt ahead for {clinic.name}: {error}")
 
     def _score(self, channel: Channel, asked: AskScore) -> None:
         number = self._model.plan(asked.plan)
@@ -96,6 +101,8 @@ class OwnerDesk:
         except REFUSED as error:
             # Within the protocol there is no place for an answer: the connection ends.
             raise SessionAborted(str(error)) from None
+        seconds, left = time.monotonic() - started, self._ledger.left(channel.peer)
+        self._say(f"{channel.peer}: {summary.images:,} images scored in {seconds:.1f} s, {left:,} left of its limit")
         append_line(
             self.log,
             {
@@ -104,8 +111,8 @@ class OwnerDesk:
                 "batches": summary.batches,
                 "rounds": summary.online.rounds,
                 "bytes_sent": summary.online.bytes_sent,
-                "seconds": round(time.monotonic() - started, 3),
-                "left": self._ledger.left(channel.peer),
+                "seconds": round(seconds, 3),
+                "left": left,
                 "peak_memory": peak_memory(),
             },
         )

@@ -1,6 +1,6 @@
 """Image files scored under encryption, as ``nescient score`` tells it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from nescient_fl.lesion.curves import sigmoid
 from nescient_fl.mpc.errors import RangeError
 from nescient_fl.mpc.roster import CLINIC, Roster
 from nescient_fl.radiographs.geometry import BadRadiograph, checked_geometry
-from nescient_fl.serving.clinic import Inputs, score
+from nescient_fl.serving.clinic import Inputs, Told, score
 from nescient_fl.serving.messages import MOST_IMAGES, Card
 from nescient_fl.serving.plans import to_input
 from nescient_fl.serving.settings import open_member, refusals, state_folder
@@ -21,10 +21,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def score_files(
-    images: Sequence[Path], options: Mapping[str, Any], out: Path | None, progress: Callable[[str], None]
-) -> dict[str, Any]:
-    """Score image files. Options: keys, roster, authority, owner, batch.
+def score_files(images: Sequence[Path], options: Mapping[str, Any], out: Path | None, progress: Told) -> dict[str, Any]:
+    """Score image files. Options: keys, roster, authority, owner, batch, check_dealer.
 
     Returns a dictionary for JSON: the images with logit, score and decision, and what it took. Raises UserError, and
     then nothing was scored that anybody gets to see.
@@ -33,7 +31,8 @@ def score_files(
         raise UserError(f"--out {out}: there is no folder {out.parent}")
     keys, roster, _ = open_member(options, CLINIC)
     owner = chosen_owner(roster, options.get("owner"))
-    batch = options.get("batch", min(8, len(images)))
+    twice = options.get("check_dealer", False)
+    batch = options.get("batch", min(8, 2 * len(images) if twice else len(images)))
     if not 1 <= batch <= MOST_IMAGES:
         raise UserError(f"--batch is a whole number from 1 to {MOST_IMAGES}, got {batch}")
 
@@ -50,7 +49,7 @@ def score_files(
 
     with refusals():
         try:
-            scored = score(keys, roster, owner, inputs, state_folder(keys), batch, progress)
+            scored = score(keys, roster, owner, inputs, state_folder(keys), batch, progress, twice)
         except RangeError as error:
             where = f"{images[error.images[0]]}: " if error.images else ""
             raise UserError(f"{where}{error}") from None
@@ -60,6 +59,7 @@ def score_files(
         "format": 1,
         "model": scored.card.model,
         "threshold": threshold,
+        "dealer_checked": twice,
         "images": [
             {
                 "image": str(path),
@@ -84,7 +84,8 @@ def scores_table(result: Mapping[str, Any]) -> "Table":
 
     threshold = result["threshold"]
     told = "no operating point" if threshold is None else f"a lesion is called from {threshold:.2f}"
-    caption = f"{told}; {result['left']:,} images are left of the limit"
+    checked = "no two scores of an image differ; " if result["dealer_checked"] else ""
+    caption = f"{told}; {checked}{result['left']:,} images are left of the limit"
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, caption=caption, caption_justify="left")
     table.add_column("image", overflow="fold")
     table.add_column("score", justify="right", no_wrap=True)

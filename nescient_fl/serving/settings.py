@@ -39,12 +39,13 @@ def merged(options: Mapping[str, Any], config: Path | None, known: Mapping[str, 
         raise UserError(f"--config {config} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"--config {config} is no TOML: {error}") from None
-    for key, value in values.items():
+    for name, value in values.items():
+        key = name.replace("-", "_")
         kind = known.get(key)
         if kind is None:
-            raise UserError(f"--config {config}: {key} is unknown; it may say {', '.join(known)}")
+            raise UserError(f"--config {config}: {name} is unknown; it may say {', '.join(known)}")
         if type(value) is not (str if kind is Path else kind):
-            raise UserError(f"--config {config}: {key} is a {'path' if kind is Path else kind.__name__}")
+            raise UserError(f"--config {config}: {name} is a {'path' if kind is Path else kind.__name__}")
         given.setdefault(key, config.parent / str(value) if kind is Path else value)
     return given
 

@@ -45,11 +45,11 @@ def serve_model(options: Mapping[str, Any], say: Say) -> None:
     folder = state_folder(keys)
     model = _made_ready(saved, Path(options["model"]), options.get("calibration"), folder / saved.sha256[:16], say)
     with refusals(), stopping() as stop:
-        owner = OwnerDesk(keys, roster, model, folder, limit)
+        owner = OwnerDesk(keys, roster, model, folder, limit, say)
         desk = Desk(keys, roster, own, roster.clinics, owner.answer, say)
         say(f"{READY}: {saved.path} at {own.address}, {limit:,} images for each of {len(roster.clinics)} clinics")
         if ahead:
-            work = threading.Thread(target=_keep_stock, args=(owner, ahead, batch, stop, say), daemon=True)
+            work = threading.Thread(target=_keep_stock, args=(owner, ahead, batch, stop), daemon=True)
             work.start()
         desk.run(stop)
 
@@ -58,7 +58,7 @@ def deal(options: Mapping[str, Any], say: Say) -> None:
     """Deal until SIGINT or SIGTERM. Options: keys, roster, authority. Raises UserError for what cannot be."""
     keys, roster, own = open_member(options, DEALER)
     with refusals(), stopping() as stop:
-        dealer = DealerDesk(roster, state_folder(keys))
+        dealer = DealerDesk(roster, state_folder(keys), say)
         desk = Desk(keys, roster, own, (*roster.owners, *roster.clinics), dealer.answer, say)
         say(f"{READY}: dealer at {own.address}")
         desk.run(stop)
@@ -82,9 +82,9 @@ def _made_ready(saved: SavedModel, path: Path, calibration: Path | None, folder:
     return model
 
 
-def _keep_stock(owner: OwnerDesk, ahead: int, batch: int, stop: threading.Event, say: Say) -> None:
+def _keep_stock(owner: OwnerDesk, ahead: int, batch: int, stop: threading.Event) -> None:
     while not stop.is_set():
-        owner.stock_up(ahead, batch, stop, say)
+        owner.stock_up(ahead, batch, stop)
         stop.wait(5.0)
 
 

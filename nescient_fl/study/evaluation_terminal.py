@@ -52,7 +52,9 @@ def cost_lines(figures: Mapping[str, Any]) -> list[str]:
         return []
     offline = section(protocol, "offline")
     memory = max((real(value) or 0.0 for value in section(protocol, "peak_memory").values()), default=0.0)
+    checked = ["Every image was scored twice, and no two scores of one differ."]
     return [
+        *(checked if figures.get("dealer_checked") is True else []),
         f"Encryption changed {count(protocol.get('flipped'))} of {count(protocol.get('images'))} decisions; a logit "
         f"by {protocol['max_abs_logit_error']:.1e} at most, {protocol['mean_abs_logit_error']:.1e} on average.",
         f"An image took {fixed(protocol.get('seconds_per_image'))} s, {number(protocol.get('rounds'))} rounds a batch "

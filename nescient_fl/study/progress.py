@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from nescient_fl.study.pace import PlainLines
+
 
 class TerminalWatcher:
     """Shows what a study does: bars with time left, and a line for each thing worth keeping.
@@ -30,6 +32,7 @@ class TerminalWatcher:
         )
         self._tasks: dict[str, TaskID] = {}
         self._notes: dict[str, str] = {}
+        self._lines = PlainLines(self.say, every=30.0)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -47,8 +50,10 @@ class TerminalWatcher:
     def preparing(self, what: str, done: int, total: int) -> None:
         started = what in self._tasks
         self._update(what, done, total, f"{done:,} of {total:,}")
-        if not started and not self._console.is_terminal:
-            self.say(f"{what}: {total:,}")
+        if not self._console.is_terminal:
+            if not started:
+                self.say(f"{what}: {total:,}")
+            self._lines(what, done, total)
 
     def sites_joined(self, names: Sequence[str]) -> None:
         self._sites = len(names)

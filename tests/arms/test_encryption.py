@@ -66,13 +66,14 @@ def test_held_out_images_are_compared_both_ways(
 
     def scored(*asked: Any) -> LocalScores:
         seen.append(asked[2])
+        assert asked[5] == watcher.preparing, "the study's view shows how far it is"
         logits = np.full(len(asked[2]), 0.25)
         logits[0] = -0.25
         return fake_scores(logits)
 
+    watcher = Told()
     monkeypatch.setattr(encryption, "score_locally", scored)
     monkeypatch.setattr(encryption, "predict_logits", lambda _, examples, *__: np.full(len(examples), 0.2))
-    watcher = Told()
     found = describe_encrypted(study(toy_dataset, encrypted_images=10), data, run, watcher, lambda: None)
     assert found is not None
     assert watcher.said == [10]

@@ -45,7 +45,7 @@ class Roles:
         return state_folder(self.keys(name))
 
     def owner_desk(self, model: ServedModel, limit: int = 100) -> OwnerDesk:
-        return OwnerDesk(self.keys("owner"), self.roster, model, self.state("owner"), limit)
+        return OwnerDesk(self.keys("owner"), self.roster, model, self.state("owner"), limit, self.said.append)
 
     @contextmanager
     def standing(self, name: str, desk: OwnerDesk | DealerDesk | TuningDesk) -> Iterator[None]:
@@ -67,12 +67,12 @@ class Roles:
     def serving(self, model: ServedModel, limit: int = 100) -> Iterator[None]:
         """Have owner and dealer serve while the block runs."""
         with (
-            self.standing("dealer", DealerDesk(self.roster, self.state("dealer"))),
+            self.standing("dealer", DealerDesk(self.roster, self.state("dealer"), self.said.append)),
             self.standing("owner", self.owner_desk(model, limit)),
         ):
             yield
 
-    def score(self, images: NDArray[np.float32], clinic: str = "clinic", batch: int = 1) -> Scored:
+    def score(self, images: NDArray[np.float32], clinic: str = "clinic", batch: int = 1, **options: Any) -> Scored:
         """Have images float32 [n, 1, 320, 390] scored as a clinic."""
 
         def inputs(card: Card) -> Inputs:
@@ -80,4 +80,4 @@ class Roles:
             return Inputs(lambda numbers: images[numbers], np.arange(len(images)))
 
         keys: Any = self.keys(clinic)
-        return score(keys, self.roster, "owner", inputs, self.state(clinic), batch)
+        return score(keys, self.roster, "owner", inputs, self.state(clinic), batch, **options)

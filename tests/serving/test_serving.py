@@ -161,7 +161,7 @@ def test_material_is_gone_once_used_also_from_a_copy(roles: Roles, model: Served
         assert list(store.rglob("batch-*.bin")) == []
         assert list((roles.state("owner") / "material").rglob("batch-*.bin")) == []
         assert list(roles.state("dealer").rglob("*.bin")) == []
-        roles.owner_desk(model).stock_up(5, 1, threading.Event(), roles.said.append)
+        roles.owner_desk(model).stock_up(5, 1, threading.Event())
         first = roles.score(images[:1], batch=1)
         assert first.offline.bytes_sent == 0, "what was dealt ahead is used"
         copy = roles.folder / "copy"

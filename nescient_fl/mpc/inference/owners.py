@@ -11,7 +11,7 @@ It gets all logits or an error, never some of them.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +111,13 @@ def run_model_owner(
 
 
 def run_data_owner(
-    session: Exchange, plan: Plan, inputs: NDArray[Any], source: MaterialSource, sacrifice: int = 1, repeats: int = 0
+    session: Exchange,
+    plan: Plan,
+    inputs: NDArray[Any],
+    source: MaterialSource,
+    sacrifice: int = 1,
+    repeats: int = 0,
+    scored: Callable[[int], None] | None = None,
 ) -> Scores:
     """Have inputs [n, channels, rows, columns] scored, as the data owner, of rank 1.
 
@@ -119,6 +125,7 @@ def run_data_owner(
         sacrifice: batches to check the dealer by; both parties must name the same number.
         repeats: images, chosen at random, that are scored a second time at a random place. With as many as there
             are images, material that spoils any score is found out: its two scores would have to be spoiled alike.
+        scored: is told after each batch how many images were scored until then, repeated ones twice.
 
     Raises RangeError before anything is sent when an input is out of the plan's bounds; see ``sort_by_plan``.
     """
@@ -147,6 +154,8 @@ def run_data_owner(
         if np.abs(opened).max(initial=0) > plan.output_bound:
             raise RangeError("a logit is out of bounds: the parties' weights, plan or material do not fit")
         logits[index * size : index * size + len(part)] = opened / 2.0**plan.output_fraction
+        if scored is not None:
+            scored(index * size + len(part))
     return Scores(_in_order(logits, order, len(inputs)), Summary(len(inputs), len(terms.batches), wire.counts))
 
 
