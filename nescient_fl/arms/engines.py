@@ -32,11 +32,11 @@ class Members(Protocol):
     """Who takes part in a study, with keys and a signed roster that are not the study's own.
 
     Attributes:
-        place: the folder of them.
+        path: the roster.
     """
 
     @property
-    def place(self) -> Path: ...
+    def path(self) -> Path: ...
 
     def check(self, sites: Sequence[str], minimum: int) -> None:
         """Raise UserError unless the roster has exactly these sites, and opens no sum of fewer than ``minimum``."""

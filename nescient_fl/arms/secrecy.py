@@ -35,7 +35,7 @@ def secure_part(
     """Return the ``secure`` part of config.json, making keys and roster if the run has none; None when plain.
 
     The keys lie outside of the run folder, in the user's cache folder, and are deleted when the study is done. With
-    ``members`` none are made: links to theirs lie there, and ``given`` names the folder of them.
+    ``members`` none are made: links to theirs lie there, and ``given`` names their roster.
     Raises UserError for a clip that is too large, or a study of too few sites.
     """
     if settings.aggregation == "plain":
@@ -71,7 +71,7 @@ def secure_part(
         "minimum": minimum,
         "weight_max": weight_max,
         "noise_multiplier": multiplier,
-        **({} if members is None else {"given": str(members.place)}),
+        **({} if members is None else {"given": str(members.path)}),
     }
 
 

@@ -6,13 +6,14 @@ only read; actors get links to it.
 """
 
 import errno
+import fcntl
 import os
 import socket
 import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,29 @@ class GivenFederation:
         """Make a run's private folder, of links to the members' keys and the roster."""
         keys = {member.name: _keys_folder(self.place, member) for member in self.members}
         borrow_vault(folder, self.path, self.authority, keys)
+
+
+@contextmanager
+def held_roster(run: RunFolder) -> Iterator[None]:
+    """Keep the roster that a run was given to this process; nothing is held for a run that has made its own.
+
+    Parties and dealer would be in each other's way at the roster's addresses. Raises UserError when another process
+    has it.
+    """
+    given = (read_json(run.config).get("secure") or {}).get("given")
+    with nullcontext() if given is None else _held(Path(given)):
+        yield
+
+
+@contextmanager
+def _held(roster: Path) -> Iterator[None]:
+    # The kernel's lock ends with the process, and writes nothing.
+    with roster.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another deployment uses the roster {roster} now: wait for its end") from None
+        yield
 
 
 def federation_members(roster: Roster) -> tuple[Member, ...]:
@@ -284,8 +308,8 @@ def study_members(
 ) -> tuple[GivenFederation | None, dict[str, Any]]:
     """Return the given federation of a study, new or resumed, and the options that it decides; None when it has none.
 
-    Raises UserError when ``roster`` cannot be used, does not go with the options that were given, or was named for a
-    run that was begun before.
+    Raises UserError when ``roster`` cannot be used, is used by another deployment, does not go with the options that
+    were given, or was named for a run that was begun before.
     """
     if resume is not None:
         if roster is not None:
@@ -293,8 +317,13 @@ def study_members(
         saved = read_json(RunFolder.open(resume).config)
         secure = saved.get("secure") if isinstance(saved, dict) else None
         place = secure.get("given") if isinstance(secure, dict) else None
-        return (None if place is None else read_given(Path(place))), {}
-    if roster is None:
+        if place is None:
+            return None, {}
+        given, decided = read_given(Path(place)), {}
+    elif roster is None:
         return None, {}
-    given = read_given(roster)
-    return given, given.options(options)
+    else:
+        given = read_given(roster)
+        decided = given.options(options)
+    with _held(given.path):  # told now, before the radiographs are decoded; held while the actors run
+        return given, decided

@@ -18,6 +18,7 @@ import torch
 
 from nescient_fl.deployment import reaper, tether
 from nescient_fl.deployment.actors import ActorView
+from nescient_fl.deployment.given import held_roster
 from nescient_fl.deployment.layout import ActorPlace, lay_out
 from nescient_fl.deployment.notice import noticed
 from nescient_fl.deployment.roles import EVENTS, SOCKET
@@ -82,7 +83,7 @@ class DeploymentEngine:
         Raises UserError with the coordinator's reason when it cannot go on, Stopped when ``stop`` is set.
         """
         folder = RunFolder.open(run)
-        with private_folder() as (private, mark):
+        with held_roster(folder), private_folder() as (private, mark):
             places = lay_out(folder, private, self._device.type)
             environment = {**os.environ, reaper.MARK: mark, "OMP_NUM_THREADS": "1"}
             running = [_Running(place, _start(place, environment), _view(place)) for place in places]

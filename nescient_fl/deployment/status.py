@@ -66,8 +66,15 @@ class FederationStatus:
 
     def title(self) -> str:
         """Say in a line which federation it is, and how far."""
-        of = "" if self.rounds is None else f" of {self.rounds}"
-        return f"{self.run or 'Actors'}: {f'round {self.round}{of}' if self.round else 'no round yet'}"
+        if not self.round:
+            far = "no round yet"
+        elif self.rounds is None:
+            far = f"round {self.round}"
+        elif self.round > self.rounds:  # the exchange after the last round trains nothing
+            far = f"{self.rounds} of {self.rounds} rounds trained, scoring the last model"
+        else:
+            far = f"round {self.round} of {self.rounds}"
+        return f"{self.run or 'Actors'}: {far}"
 
     def record(self) -> dict[str, Any]:
         """Return all of it for JSON."""

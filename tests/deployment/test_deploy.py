@@ -196,7 +196,7 @@ def test_two_side_by_side_have_nothing_in_common(both: Both) -> None:
 def test_given_keys_are_used_where_they_are_and_left_as_they_were(both: Both, keys: Path) -> None:
     assert both.seen["given"].keys == {name: keys / f"{name}.node-key" for name in MEMBERS}
     assert digests(keys) == both.keys_before
-    assert read_json(both.given / "config.json")["secure"]["given"] == str(keys)
+    assert read_json(both.given / "config.json")["secure"]["given"] == str(keys / "roster.json")
     private = both.seen["made"].private
     assert both.seen["made"].keys == {name: private / name / "node-key" for name in MEMBERS}
 

@@ -12,7 +12,7 @@ from nescient_fl import cli
 from nescient_fl.deploy import deploy
 from nescient_fl.deployment import certificates
 from nescient_fl.deployment.certificates import create_authority, issue_server_certificate
-from nescient_fl.deployment.given import read_given
+from nescient_fl.deployment.given import held_roster, read_given, study_members
 from nescient_fl.deployment.node_keys import bind, create_node_key, write_binding
 from nescient_fl.deployment.tether import free_port
 from nescient_fl.errors import UserError, UserErrors
@@ -256,6 +256,27 @@ def test_a_run_has_links_alone_and_leaves_everything_as_it_was(folder: Path, tmp
         store.remember(["a"], "b")
     vault.remove()
     assert not (tmp_path / "vault").exists()
+    assert digests(folder) == before
+
+
+def test_one_deployment_at_a_time_has_a_roster(folder: Path, tmp_path: Path) -> None:
+    path = sign(folder, EVERYBODY, "another.json")
+    given = read_given(path)
+    assert given.path == path
+    before = digests(folder)
+    run = RunFolder.create(tmp_path / "run")
+    write_json(run.config, {"secure": {"given": str(given.path)}})
+    with held_roster(run):
+        for used in (lambda: held_roster(run).__enter__(), lambda: study_members(path, None, {})):
+            with pytest.raises(UserError, match=r"another deployment uses the roster .*another\.json now"):
+                used()
+        write_json(run.config, {"secure": {"given": str(folder / "roster.json")}})
+        with held_roster(run):
+            pass
+        for own in ({"secure": None}, {"secure": {"vault": "v"}}):
+            write_json(run.config, own)
+            with held_roster(run), held_roster(run):
+                pass
     assert digests(folder) == before
 
 

@@ -28,7 +28,7 @@ from nescient_fl.deployment.launcher import DeploymentEngine
 from nescient_fl.deployment.layout import ActorPlace
 from nescient_fl.deployment.notice import deployed_in, noticed
 from nescient_fl.deployment.roles import CoordinatorSettings, SiteSettings, write_role
-from nescient_fl.deployment.status import NO_ANSWER, UNHEALTHY, federation_status, read_actor
+from nescient_fl.deployment.status import NO_ANSWER, UNHEALTHY, FederationStatus, federation_status, read_actor
 from nescient_fl.deployment.tether import free_port
 from nescient_fl.deployment.view import actors_table
 from nescient_fl.errors import UserError
@@ -243,6 +243,19 @@ def test_the_command_shows_a_table_and_json(
     assert told["actors"][1]["name"] == "site-1"
     assert told["actors"][1]["bytes_in"] == len(pack(order(4)))
     assert COMMANDS["status"] == ("nescient_fl.status", "status")
+
+
+@pytest.mark.parametrize(
+    ("now", "planned", "words"),
+    [
+        (0, 8, "no round yet"),
+        (3, 8, "round 3 of 8"),
+        (9, 8, "8 of 8 rounds trained, scoring the last model"),
+        (3, None, "round 3"),
+    ],
+)
+def test_the_title_says_how_far_it_is(now: int, planned: int | None, words: str) -> None:
+    assert FederationStatus("runs/a", now, planned, []).title() == f"runs/a: {words}"
 
 
 def test_roles_are_asked_by_their_files_and_health_addresses(
