@@ -61,9 +61,12 @@ def _report(checks: list[Check]) -> int:
     for name, look in checks:
         try:
             print(f"ok     {name}: {look()}")
-        except (UserError, OSError) as error:
+        except UserError as error:
             wrong += 1
             print(f"wrong  {name}: {error}")
+        except OSError as error:
+            wrong += 1
+            print(f"wrong  {name}: {error.filename}: {error.strerror}" if error.filename else f"wrong  {name}: {error}")
     return 2 if wrong else 0
 
 

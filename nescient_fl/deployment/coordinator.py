@@ -70,7 +70,7 @@ def admitted(settings: CoordinatorSettings) -> list[NodeBinding]:
         raise UserError(str(error)) from None
     for binding in bindings:
         check_binding(binding, roster)
-    absent = sorted({member.name for member in roster.members} - {binding.name for binding in bindings})
+    absent = sorted({member.name for member in roster.training} - {binding.name for binding in bindings})
     if absent:
         raise UserError(f"{settings.nodes} has no node file of {', '.join(absent)}: ask for it")
     return bindings

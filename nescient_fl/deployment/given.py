@@ -59,7 +59,7 @@ class GivenFederation:
     @property
     def members(self) -> tuple[Member, ...]:
         """The members that a deployment starts; a roster may have others, for encrypted inference."""
-        return federation_members(self.roster)
+        return self.roster.training
 
     @property
     def link(self) -> ServerCertificate:
@@ -132,11 +132,6 @@ def _held(roster: Path) -> Iterator[None]:
         except BlockingIOError:
             raise UserError(f"another deployment uses the roster {roster} now: wait for its end") from None
         yield
-
-
-def federation_members(roster: Roster) -> tuple[Member, ...]:
-    """Return a roster's members that take part in training: sites, parties and the dealer."""
-    return (*roster.sites, *roster.parties, roster.dealer)
 
 
 def read_given(place: Path) -> GivenFederation:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nescient_fl.deployment.certificates import ServerCertificate, create_authority, issue_server_certificate
-from nescient_fl.deployment.given import LINK_HOST, GivenFederation, federation_members, read_given
+from nescient_fl.deployment.given import LINK_HOST, GivenFederation, read_given
 from nescient_fl.deployment.node_keys import NodeBinding, bind, create_node_key, write_binding
 from nescient_fl.deployment.roles import (
     CoordinatorSettings,
@@ -62,9 +62,7 @@ def lay_out(run: RunFolder, private: Path, device: str) -> list[ActorPlace]:
     given = None if secure is None or "given" not in secure else read_given(Path(secure["given"]))
     members = [(name, "site") for name in config["sites"]]
     if vault is not None:
-        members += [
-            (member.name, member.role) for member in federation_members(vault.roster()) if member.role != "site"
-        ]
+        members += [(member.name, member.role) for member in vault.roster().training if member.role != "site"]
     places = [ActorPlace(name, role, private / name) for name, role in members]
     link = f"{LINK_HOST}:{free_port()}"
     coordinator = ActorPlace("coordinator", "coordinator", private / "coordinator")

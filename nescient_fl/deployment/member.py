@@ -4,6 +4,7 @@ import dataclasses
 import os
 import signal
 import threading
+import time
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -12,7 +13,7 @@ from nescient_fl.deployment.health import Health
 from nescient_fl.deployment.logs import make_log
 from nescient_fl.deployment.roles import SOCKET, DealerSettings, MemberSettings, PartySettings, SiteSettings
 from nescient_fl.deployment.site_data import open_site_folder
-from nescient_fl.deployment.supernode import SuperNode
+from nescient_fl.deployment.supernode import COLLECT_SECONDS, SuperNode
 from nescient_fl.errors import UserError
 from nescient_fl.lesion.training import choose_device
 from nescient_fl.mpc.errors import MpcError
@@ -26,6 +27,8 @@ from sites.worker import Worker
 
 _FINISH_SECONDS = 60.0
 """How long a stopping member goes on with the message at work."""
+_DELIVER_SECONDS = 10.0
+"""How long it then waits until the link has the answer: half a second as a rule, more where the host is busy."""
 
 
 def run_member(settings: MemberSettings) -> None:
@@ -50,7 +53,10 @@ def run_member(settings: MemberSettings) -> None:
             log("started", process=os.getpid(), superlink=settings.superlink)
             stop.wait()
             log("stopping", state=worker.status.state)
+            since = time.time() - COLLECT_SECONDS
             done = worker.finish(_FINISH_SECONDS)
+            if done and worker.status.answered > since:
+                done = node.deliver(_DELIVER_SECONDS)
     log("stopped", unfinished=not done)
 
 

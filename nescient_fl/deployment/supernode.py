@@ -21,6 +21,15 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
 _SETTLED_SECONDS = 60.0
 _STOP_SECONDS = 5.0
 _TROUBLE_SECONDS = 3.0
+_LOOK_SECONDS = 0.05
+COLLECT_SECONDS = 2.0
+"""In which the coordinator collects an answer that the link has: it looks several times a second."""
+LOG = "supernode.log"
+"""What Flower's SuperNode says, in the state folder."""
+_OVER = (b"Sent successfully", b"Failed to send message", b"Ignoring reply message", b"Ignoring the message")
+"""How it says that it is done with a message."""
+_LOG_END = 1 << 16
+"""Bytes at a log's end that are looked at: far more than the SuperNode says of one message."""
 
 
 @dataclass
@@ -32,6 +41,19 @@ class _Pause:
         return self.seconds
 
 
+def answer_under_way(log: Path) -> bool:
+    """Say by a SuperNode's log whether it has a message whose answer is not with the link yet.
+
+    Nothing else tells: the SuperNode looks for answers twice a second, and one that it is terminated with is lost.
+    """
+    if not log.exists():
+        return False
+    with log.open("rb") as file:
+        file.seek(max(log.stat().st_size - _LOG_END, 0))
+        end = file.read()
+    return end.rfind(b"Receiving: ") > max(map(end.rfind, _OVER))
+
+
 class SuperNode:
     """Keeps one SuperNode running while the context lasts."""
 
@@ -41,6 +63,7 @@ class SuperNode:
         self._log = log
         self._bundle = settings.bundle or bundle_sha256(build_bundle())
         self._problem = ""
+        self._linger = 0.0
         self._stop = threading.Event()
         self._alive = threading.Event()
         # The kernel ties the child to the thread that starts it, so one thread starts all of them.
@@ -54,6 +77,20 @@ class SuperNode:
     def problem(self) -> str:
         """Why the last one ended, as far as can be told; empty while one runs."""
         return "" if self.alive else self._problem
+
+    def deliver(self, seconds: float) -> bool:
+        """Wait until the link has the answer to the last message. Returns whether it was in time.
+
+        The node then stays for another moment when it is stopped: of a node that signs off, the link forgets answers
+        that the coordinator has not collected.
+        """
+        deadline = time.monotonic() + seconds
+        while answer_under_way(self._settings.state / LOG):
+            if not self.alive or time.monotonic() > deadline:
+                return False
+            time.sleep(_LOOK_SECONDS)
+        self._linger = COLLECT_SECONDS
+        return True
 
     def __enter__(self) -> "SuperNode":
         self._keeper.start()
@@ -74,12 +111,15 @@ class SuperNode:
                 self._log("node started", processes=[process.pid for process in processes])
                 while all(process.poll() is None for process in processes) and not self._stop.wait(0.2):
                     pass
-                told: dict[str, object] = {"status": [process.poll() for process in processes], "see": "supernode.log"}
+                told: dict[str, object] = {"status": [process.poll() for process in processes], "see": LOG}
             except OSError as error:  # a full disk is no reason never to try again
                 told = {"reason": f"{error.filename or self._settings.state}: {error.strerror or error}"}
             self._alive.clear()
-            for process in processes:
+            for process in reversed(processes):
+                # Without its courier a node takes messages in, and signs off from them: they are asked again.
                 stop(process, _STOP_SECONDS)
+                if process is not processes[0] and self._stop.is_set():
+                    time.sleep(self._linger)
             if self._stop.is_set():
                 return
             seconds = pause.after(time.monotonic() - started)
@@ -103,7 +143,7 @@ class SuperNode:
         They are added to ``processes`` one by one. Raises OSError when the state folder cannot be written.
         """
         settings = self._settings
-        if (node := last_node_id(settings.state / "supernode.log")) is not None:
+        if (node := last_node_id(settings.state / LOG)) is not None:
             self._log("node signed off", node=node, told=sign_off(settings, node))
         secret = settings.state / "courier-secret"
         secret.unlink(missing_ok=True)

@@ -196,6 +196,11 @@ class Roster:
         return tuple(member for member in self.members if member.role == CLINIC)
 
     @property
+    def training(self) -> tuple[Member, ...]:
+        """Who takes part in training: sites, parties and the dealer."""
+        return (*self.sites, *self.parties, self.dealer)
+
+    @property
     def dealer(self) -> Member:
         return next(member for member in self.members if member.role == DEALER)
 

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,10 @@ class Role:
             assert time.monotonic() < deadline, self.said
             time.sleep(0.05)
 
-    def heard(self, event: str, **fields: Any) -> bool:
-        """Whether it logged an event with these fields."""
-        return any(
-            line["event"] == event and all(line.get(name) == value for name, value in fields.items())
-            for line in self.events
-        )
+    def count(self, event: str, **fields: Any) -> int:
+        """How often it logged an event with these fields."""
+        wanted = {"event": event, **fields}.items()
+        return sum(wanted <= line.items() for line in self.events)
 
     def ended(self, seconds: float = 240) -> int:
         return self.process.wait(seconds)
@@ -75,6 +74,19 @@ class Role:
     def terminate(self, seconds: float = 90) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
+
+
+def start_role(role: str, config: Path, state: Path, output: Path, environment: Mapping[str, str]) -> Role:
+    """Start one role's process; ``environment`` is added to this one's."""
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"nescient_fl.{role}", "--config", config],
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return Role(process, state, output)
 
 
 @dataclass
@@ -85,7 +97,7 @@ class HostFederation:
     port: int = field(default_factory=free_port)
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    @property
+    @cached_property
     def given(self) -> GivenFederation:
         return read_given(self.folder / "keys")
 
@@ -145,15 +157,7 @@ class HostFederation:
 
     def _start(self, role: str, config: Path, state: Path, environment: Mapping[str, str] | None) -> Role:
         output = self.folder / f"{config.stem}-{uuid.uuid4().hex[:6]}.log"
-        with output.open("wb") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", f"nescient_fl.{role}", "--config", config],
-                env={**os.environ, "OMP_NUM_THREADS": "1", reaper.MARK: self.mark, **(environment or {})},
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        return Role(process, state, output)
+        return start_role(role, config, state, output, {reaper.MARK: self.mark, **(environment or {})})
 
     def end(self) -> None:
         """End every process of it that still lives."""

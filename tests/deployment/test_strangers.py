@@ -4,9 +4,9 @@ import asyncio
 import datetime
 import socket
 import ssl
-import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,28 +29,6 @@ from nescient_fl.deployment.roles import CoordinatorSettings
 from nescient_fl.deployment.tether import free_port
 from nescient_fl.errors import UserError
 from nescient_fl.mpc.keys import new_keys
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> ServerCertificate:
-    folder = tmp_path_factory.mktemp("link")
-    create_authority(folder / "ca", "tests")
-    return issue_server_certificate(folder / "ca", ["127.0.0.1"], folder / "out")
-
-
-@pytest.fixture(scope="module")
-def link(certificate: ServerCertificate) -> Iterator[CoordinatorSettings]:
-    """A SuperLink as the coordinator starts it."""
-    with tempfile.TemporaryDirectory(prefix="l", dir="/tmp") as name:
-        folder = Path(name)
-        settings = CoordinatorSettings(
-            **{"state": folder / "state", "listen": f"127.0.0.1:{free_port()}", "ca": certificate.authority},
-            **{"certificate": certificate.certificate, "key": certificate.key, "nodes": folder, "run": folder},
-        )
-        settings.state.mkdir()
-        with open_link(settings, lambda *_, **__: None) as running:
-            running.control.wait(120, running.alive)
-            yield settings
 
 
 def activate(settings: CoordinatorSettings, key: Path, shown: bytes, *, register: bool = False) -> None:
@@ -121,6 +99,35 @@ def test_a_clock_an_hour_or_two_behind_takes_a_certificate_made_just_now(
     made = [member, certificate.authority.read_bytes(), certificate.certificate.read_bytes()]
     earlier = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=12)
     assert all(x509.load_pem_x509_certificate(pem).not_valid_before_utc < earlier for pem in made)
+
+
+@pytest.mark.slow
+def test_a_node_joins_no_link_of_a_foreign_or_expired_certificate(
+    link: CoordinatorSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = create_node_key(tmp_path / "key")
+    public = bind("site-1", "site", key, None).pem
+    foreign = create_authority(tmp_path / "foreign", "tests")
+    with pytest.raises(httpx.ConnectError, match=r"unable to get local issuer certificate|self-signed"):
+        activate(replace(link, ca=foreign), tmp_path / "key", public)
+    create_authority(tmp_path / "ca", "tests")
+    monkeypatch.setattr(certificates, "_EARLY", datetime.timedelta(days=10))
+    old = issue_server_certificate(tmp_path / "ca", ["127.0.0.1"], tmp_path / "old", days=-1)
+    settings = replace(
+        link,
+        **{"state": tmp_path / "state", "listen": f"127.0.0.1:{free_port()}"},
+        **{"ca": old.authority, "certificate": old.certificate, "key": old.key},
+    )
+    settings.state.mkdir()
+    with open_link(settings, lambda *_, **__: None):
+        deadline = time.monotonic() + 60
+        while True:
+            with pytest.raises(httpx.ConnectError) as refused:
+                activate(settings, tmp_path / "key", public)
+            if "refused" not in str(refused.value) or time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
+    assert "certificate has expired" in str(refused.value)
 
 
 def test_an_expired_certificate_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
