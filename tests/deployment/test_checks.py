@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,7 @@ def test_an_unreachable_link_is_named(
     assert wrong[0].startswith(f"link: {address} cannot be reached: ")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(reach, "_REACH_SECONDS", 0.2)
+        monkeypatch.setattr(checks, "describe_clock", partial(reach.describe_clock, seconds=0.2))
         _, _, wrong = check(replace(site_settings(folder, link), superlink=f"127.0.0.1:{silent.getsockname()[1]}"))
         assert "cannot be reached" in wrong[0]
 
