@@ -173,7 +173,7 @@ def make_app(run: Path | None = None, watcher: Watcher | None = None, stop: thre
         folder = run or Path(str(context.run_config["run"]))
         events = str(context.run_config.get("events", ""))
         teller = watcher or (EventLog(Path(events)) if events else Printer())
-        with _telling(teller, folder):
+        with _telling(teller, folder), RunFolder(folder).conducted():
             FederatedAveraging(make_plan(folder), teller, stop or threading.Event()).start(grid)
 
     return app

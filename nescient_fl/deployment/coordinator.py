@@ -19,6 +19,7 @@ from nescient_fl.deployment.logs import Log, make_log
 from nescient_fl.deployment.node_keys import NodeBinding, check_binding, read_bindings
 from nescient_fl.deployment.roles import EVENTS, CoordinatorSettings, host_and_port
 from nescient_fl.deployment.tether import flower_environment, start_tethered, stop
+from nescient_fl.deployment.wall_clock import WallClock
 from nescient_fl.errors import UserError
 from nescient_fl.mpc.errors import MpcError
 from nescient_fl.mpc.roster import read_signed
@@ -136,12 +137,15 @@ def _conduct(
             "nodes": [{"name": m.name, "role": m.role, "public_key": m.pem.decode()} for m in members],
         },
     )
+    clock = WallClock()
     (settings.state / EVENTS).unlink(missing_ok=True)
     bundle = build_bundle()
     state.run_id = link.control.start_run(bundle, {"run": str(run.path), "events": str(settings.state / EVENTS)})
     state.stage = "running"
     log("run started", run=state.run_id, folder=run.path, bundle=bundle_sha256(bundle))
     while not halt.wait(_POLL_SECONDS):
+        if moved := clock.look():
+            log("clock set", seconds=round(moved))
         if not link.alive():
             raise UserError("the link ended: see superlink.log; start the coordinator again to go on")
         # The app says that it is done some seconds before Flower has put it away.
@@ -152,7 +156,7 @@ def _conduct(
             state.stage = "finished"
             log("run ended", reason=ended)
             if ended:
-                raise UserError(ended)
+                raise UserError(clock.explain(ended))
             reached = load_state(run.checkpoints)
             if reached is not None and (sha256 := save_founded_model(run, reached)) is not None:
                 log("model written", path=run.model, sha256=sha256)

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from nescient_fl.errors import UserError
+
+_LEAVE_SECONDS, _LOOK_SECONDS = 60.0, 0.1
 
 
 class RunFolder:
@@ -139,6 +142,27 @@ class RunFolder:
                 if new:
                     self._discard_unbegun()
                 raise
+
+    @contextmanager
+    def conducted(self, seconds: float = _LEAVE_SECONDS) -> Iterator[None]:
+        """Hold rounds and checkpoints for the one federation that writes them.
+
+        A coordinator that was killed leaves its app behind for a moment: for so many seconds its end is waited for.
+        Raises UserError when another federation still works on the run then.
+        """
+        deadline = time.monotonic() + seconds
+        with (self.path / ".conducted").open("w") as file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise UserError(
+                            f"another coordinator works on {self.path}: stop one of them, and start the other again"
+                        ) from None
+                    time.sleep(_LOOK_SECONDS)
+            yield
 
 
 @contextmanager

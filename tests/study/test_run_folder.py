@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import resource
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -138,6 +139,29 @@ def test_a_full_disk_is_told_with_the_file_that_could_not_be_written(
         with pytest.raises(OSError, match="No space left") as caught:
             write(tmp_path / "metrics.json", {"round": 1})
         assert caught.value.filename == str(tmp_path / "metrics.json")
+
+
+def _conduct_for(seconds: float, path: Path, begun: Any) -> None:
+    with RunFolder(path).conducted():
+        begun.set()
+        time.sleep(seconds)
+        append_line(path / "rounds.jsonl", 1)
+
+
+def test_a_coordinator_waits_for_what_a_killed_one_left_and_never_writes_beside_it(tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    begun = fork.Event()
+    left_behind = fork.Process(target=_conduct_for, args=(0.5, tmp_path, begun))
+    left_behind.start()
+    assert begun.wait(60)
+    with pytest.raises(UserError, match="another coordinator works on"), RunFolder(tmp_path).conducted(0.0):
+        append_line(tmp_path / "rounds.jsonl", 2)
+    with RunFolder(tmp_path).conducted():
+        append_line(tmp_path / "rounds.jsonl", 3)
+    left_behind.join()
+    assert read_lines(tmp_path / "rounds.jsonl") == [1, 3]
+    with RunFolder(tmp_path).conducted(0.0):
+        pass
 
 
 def test_undefined_numbers_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
