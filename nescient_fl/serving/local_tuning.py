@@ -64,7 +64,8 @@ def tune_locally(
                 clinic.kill()
                 clinic.wait()
             if clinic.returncode:
-                raise UserError(place.last_words(CLINIC))
+                killed = f"clinic: was ended by signal {-clinic.returncode}"
+                raise UserError(killed if clinic.returncode < 0 else place.last_words(CLINIC))
             try:
                 owner.wait(_WRITE_SECONDS)
             except subprocess.TimeoutExpired:

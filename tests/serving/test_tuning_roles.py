@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,12 +135,14 @@ def test_what_each_role_hears(place: Place, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_second_clinic_is_refused_while_one_tunes_and_after(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (tuning, dealing, desk):
+        monkeypatch.setattr(module, "STEP_SECONDS", SOON)
     begun, go_on = threading.Event(), threading.Event()
     honest = tuning.tune_as_data_owner
 
     def slow(*arguments: Any) -> Any:
         begun.set()
-        assert go_on.wait(STEP)
+        assert go_on.wait(SOON)
         return honest(*arguments)
 
     monkeypatch.setattr(tuning, "tune_as_data_owner", slow)
@@ -174,6 +176,13 @@ def test_what_does_not_fit_is_refused_and_the_owner_stays_ready(place: Place) ->
         assert place.kept == []
         place.give()
     assert len(place.kept) == 1
+
+
+def test_a_clinic_takes_no_tuning_whose_dealer_is_hardly_checked(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = TuningOffer.plan
+    monkeypatch.setattr(TuningOffer, "plan", lambda offer, images: replace(honest(offer, images), sacrificed=5))
+    with place.roles.standing("owner", place.desk()), pytest.raises(PlanError, match="5 steps to check the dealer"):
+        place.give()
 
 
 def test_weights_that_ran_away_are_told_to_the_owner_alone(place: Place) -> None:
@@ -213,6 +222,9 @@ def test_a_half_is_handed_out_once_and_to_its_clinic_alone(place: Place) -> None
         fetch_tuning(roles.keys("clinic"), roles.roster, "owner", name, plan)
         with pytest.raises(MaterialError, match="handed out before"):
             fetch_tuning(roles.keys("clinic"), roles.roster, "owner", name, plan)
+        for folder in (roles.folder / "c", roles.folder / "d"):
+            dealing.order_tuning(roles.keys("owner"), roles.roster, "clinic", plan, folder)
+        assert len(list(roles.state("dealer").rglob("*.seed"))) == 1, "a half that nobody fetched goes with the next"
         with pytest.raises(MaterialError, match="no clinic"):
             dealing.order_tuning(roles.keys("owner"), roles.roster, "nobody", plan, folder.with_name("b"))
         with pytest.raises(MaterialError, match="no owner"):
