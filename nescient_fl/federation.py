@@ -23,7 +23,7 @@ def certificate(
     authority: Annotated[Path, typer.Argument(help="Folder of the certificate authority.")],
     host: Annotated[list[str], typer.Option(help="Name or address that members reach the link by; may be repeated.")],
     out: Annotated[Path, typer.Option(help="New folder for the link's key and certificate.")],
-    days: Annotated[int, typer.Option(help="How long it counts.")] = 365,
+    days: Annotated[int, typer.Option(min=1, max=36500, help="How long it counts.")] = 365,
 ) -> None:
     """Issue the coordinator's certificate."""
     from nescient_fl.deployment.certificates import issue_server_certificate

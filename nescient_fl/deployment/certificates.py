@@ -24,6 +24,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from nescient_fl.errors import UserError
 
+_LONGEST_NAME = 64
+"""Letters of a common name."""
 _EARLY = datetime.timedelta(days=1)
 """Clocks differ, some by an hour (time zones, summer time): a certificate counts from a day before it is made."""
 
@@ -40,8 +42,11 @@ class ServerCertificate:
 def create_authority(folder: Path, name: str, days: float = 3650) -> Path:
     """Make an authority's key and certificate in a folder. Returns the certificate's path.
 
-    The P-384 key stays in the folder, readable by its owner alone. Raises UserError when one is there already.
+    The P-384 key stays in the folder, readable by its owner alone. Raises UserError when one is there already, or for
+    a name that cannot be.
     """
+    if not 1 <= len(name) <= _LONGEST_NAME:
+        raise UserError(f"--name has 1 to {_LONGEST_NAME} letters, got {len(name)}")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     key = ec.generate_private_key(ec.SECP384R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -61,7 +66,7 @@ def create_authority(folder: Path, name: str, days: float = 3650) -> Path:
 def issue_server_certificate(folder: Path, hosts: Sequence[str], out: Path, days: float = 365) -> ServerCertificate:
     """Issue a certificate for the SuperLink's host names and addresses from the authority in ``folder``.
 
-    Raises UserError when the authority is not there or a certificate is.
+    Raises UserError when the authority is not there or a certificate is, or for hosts that cannot be.
     """
     try:
         authority = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
@@ -69,12 +74,16 @@ def issue_server_certificate(folder: Path, hosts: Sequence[str], out: Path, days
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} holds no certificate authority ({error}): make one first") from None
     assert isinstance(signing, ec.EllipticCurvePrivateKey)
+    names = [_name(host) for host in hosts]
+    if not names:
+        raise _bad_host("none")
     key = ec.generate_private_key(ec.SECP384R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])])
+    # What counts are the alternative names; this one is for people, and short.
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0][:_LONGEST_NAME])])
     certificate = (
         _builder(subject, authority.subject, key.public_key(), days)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([_name(host) for host in hosts]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key()), critical=False)
@@ -106,7 +115,13 @@ def _name(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
+        if not (host and host.isascii() and host.isprintable() and " " not in host):
+            raise _bad_host(repr(host)) from None
         return x509.DNSName(host)
+
+
+def _bad_host(got: str) -> UserError:
+    return UserError(f"a host is a name in plain letters, or an address, got {got}")
 
 
 def _usage(**uses: bool) -> x509.KeyUsage:

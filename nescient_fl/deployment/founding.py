@@ -73,7 +73,13 @@ def found_run(
         signed = read_signed(roster, authority)
     except MpcError as error:
         raise UserError(str(error)) from None
-    settings = make_settings({**options, "clients": len(signed.sites), "parties": len(signed.parties)})
+    if largest_site < 1:
+        raise UserError(f"--largest-site must be 1 or more, got {largest_site}")
+    decided = {"clients": len(signed.sites), "parties": len(signed.parties)}
+    for name, count in decided.items():
+        if options.get(name, count) != count:
+            raise UserError(f"{name} is {options[name]}, and the roster has {count}: leave it away")
+    settings = make_settings({**options, **decided})
     if settings.aggregation != "secure":
         raise UserError("a founded run is secure: leave aggregation away")
     multiplier = 0.0

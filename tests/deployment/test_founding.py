@@ -52,3 +52,17 @@ def test_a_hospital_says_what_noise_it_insists_on(tmp_path: Path, written: str, 
     else:
         with pytest.raises(UserError, match=problem):
             read_role(SiteSettings, path, {})
+
+
+@pytest.mark.parametrize("images", [0, -5])
+def test_a_hospital_has_an_image_or_more(tmp_path: Path, vault: Vault, images: int) -> None:
+    with pytest.raises(UserError, match=f"--largest-site must be 1 or more, got {images}"):
+        found_run(tmp_path / "run", vault.roster_path, vault.authority, images, {})
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_that_the_roster_decides_are_not_overruled_in_silence(tmp_path: Path, vault: Vault) -> None:
+    for options, words in (({"clients": 7}, "clients is 7, and the roster has 3"), ({"parties": 4}, "parties is 4")):
+        with pytest.raises(UserError, match=words):
+            found_run(tmp_path / "run", vault.roster_path, vault.authority, 300, options)
+    found_run(tmp_path / "run", vault.roster_path, vault.authority, 300, {"clients": 3, "parties": 2})
