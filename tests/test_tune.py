@@ -20,7 +20,8 @@ from nescient_fl import cli
 from nescient_fl.arms.evaluation import EvaluationOptions
 from nescient_fl.arms.tuning import TuningOptions, tune_model
 from nescient_fl.errors import UserError
-from nescient_fl.mpc.keys import new_keys, public_part
+from nescient_fl.mpc.ceremony import write_member
+from nescient_fl.mpc.keys import load_keys, new_keys, public_part
 from nescient_fl.mpc.roster import sign_roster, write_signed
 from nescient_fl.mpc.tuning.plain import descend, logistic_loss
 from nescient_fl.serve_model import serve_model
@@ -282,6 +283,24 @@ def roles(tmp_path: Path) -> Roles:
     for name in ("owner", "dealer", "clinic"):
         write_config(tmp_path, name)
     return made
+
+
+@pytest.mark.usefixtures("roles")
+def test_an_authoritys_file_in_a_configuration_is_found_beside_it(
+    tmp_path: Path, toy_dataset: Path, command: Run
+) -> None:
+    write_model(tmp_path / "model.safetensors")
+    write_member(load_keys(tmp_path / "authority"), None, tmp_path / "authority.member.json")
+    config = tmp_path / "clinic.toml"
+    config.write_text(config.read_text().replace((tmp_path / "key").read_text(), "authority.member.json"))
+    (tmp_path / "elsewhere").mkdir()
+    os.chdir(tmp_path / "elsewhere")
+    for name, words in (("authority.member.json", "owner"), ("nothing.json", "nothing.json cannot be read")):
+        config.write_text(config.read_text().replace("authority.member.json", name))
+        arguments = ("--encrypted", "--config", config, tmp_path / "model.safetensors", toy_dataset)
+        status, _, error = command(*arguments)
+        assert status == 2
+        assert words in error
 
 
 class Started:

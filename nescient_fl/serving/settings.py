@@ -12,6 +12,7 @@ from nescient_fl.mpc.errors import MpcError
 from nescient_fl.mpc.keys import MemberKeys, load_keys
 from nescient_fl.mpc.roster import Member, Roster, read_signed
 
+_KEY_DIGITS = 64
 STATE = "serving"
 """Folder, inside of a member's folder of keys, of what it must not forget."""
 
@@ -46,7 +47,9 @@ def merged(options: Mapping[str, Any], config: Path | None, known: Mapping[str, 
             raise UserError(f"--config {config}: {name} is unknown; it may say {', '.join(known)}")
         if type(value) is not (str if kind is Path else kind):
             raise UserError(f"--config {config}: {name} is a {'path' if kind is Path else kind.__name__}")
-        given.setdefault(key, config.parent / str(value) if kind is Path else value)
+        # An authority is a key in hex, or the path of its file.
+        path = kind is Path or (key == "authority" and len(str(value)) != _KEY_DIGITS)
+        given.setdefault(key, config.parent / str(value) if path else value)
     return given
 
 

@@ -27,6 +27,7 @@ from nescient_fl.mpc.tuning.owners import (
 from nescient_fl.mpc.tuning.plan import FEWEST_IMAGES, SACRIFICED, TuningPlan
 from nescient_fl.serving.dealing import fetch_tuning, order_tuning
 from nescient_fl.serving.desk import REFUSED, STEP_SECONDS, Say, unexpected
+from nescient_fl.serving.memory import peak_memory
 from nescient_fl.serving.messages import (
     LARGEST_MESSAGE,
     PURPOSE,
@@ -70,7 +71,10 @@ class TuningOffer:
 
 @dataclass(frozen=True)
 class TuningCost:
-    """What a tuning took at the owner: seconds, rounds and bytes of the protocol, and of the dealer's material."""
+    """What a tuning took at the owner: seconds, rounds and bytes of the protocol, and of the dealer's material.
+
+    ``peak_memory`` is the most, in bytes, that the owner's process ever held.
+    """
 
     clinic: str
     images: int
@@ -80,6 +84,7 @@ class TuningCost:
     bytes_received: int
     offline_seconds: float
     offline_bytes: int
+    peak_memory: int
 
 
 class TuningDesk:
@@ -151,9 +156,8 @@ class TuningDesk:
             self.failed = str(error)
         else:
             sent, got = count.bytes_sent, count.bytes_received
-            cost = TuningCost(
-                channel.peer, plan.images, ended - begun, count.rounds, sent, got, dealt - started, received
-            )
+            offline = dealt - started, received, peak_memory()
+            cost = TuningCost(channel.peer, plan.images, ended - begun, count.rounds, sent, got, *offline)
             self._keep(tuned, cost)
         self.ended = True
         try:

@@ -20,7 +20,7 @@ def test_quick_run_tunes_both_ways_to_nearly_the_same(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = json.loads(out.read_text())["lines"]
     assert all(math.isfinite(line["median"]) for line in lines)
-    _, _, against, difference, seconds, rounds, sent = lines
-    assert min(line["median"] for line in (seconds, rounds, sent)) > 0
+    _, _, against, difference, seconds, rounds, sent, memory = lines
+    assert min(line["median"] for line in (seconds, rounds, sent, memory)) > 0
     assert against["median"] == pytest.approx(1, abs=0.01)
     assert 0 < difference["median"] < 0.005
