@@ -22,7 +22,7 @@ from chaos_hosts import Hosts, hosts
 from nescient_fl.deployment import reaper
 from nescient_fl.deployment.certificates import issue_server_certificate
 from nescient_fl.deployment.layout import ActorPlace, lay_out
-from nescient_fl.deployment.tether import start_tethered, stop
+from nescient_fl.deployment.tether import free_port, start_tethered, stop
 from nescient_fl.mpc.keys import load_keys
 from nescient_fl.mpc.roster import sign_roster, write_signed
 from nescient_fl.mpc.vault import Vault
@@ -158,7 +158,7 @@ def said_since(actor: Actor, size: int) -> list[str]:
     for line in data.decode(errors="replace").splitlines():
         try:
             told = json.loads(line)
-            words = [str(told[key]) for key in ("reason", "problem", "clock") if told.get(key)]
+            words = [str(told[key]) for key in ("reason", "problem") if told.get(key)]
             found += words
         except (ValueError, AttributeError, TypeError):
             if line.startswith("error: "):
@@ -223,7 +223,7 @@ def federation(folder: Path, options: list[str], say: Callable[[str], None]) -> 
         links = stack.enter_context(hosts(names))
         _readdress(vault, links)
         places = lay_out(run, folder / "private", "cpu")
-        superlink = f"{links.address['coordinator']}:{_LINK_PORT}"
+        superlink = f"{links.address['coordinator']}:{_port(links, _LINK_PORT)}"
         actors = [_actor(place, new_disk, links, superlink, skewed, folder) for place in places]
         _certify(actors[0], folder, links.address["coordinator"])
         say(f"{len(actors)} actors, links: {links.how or 'one loopback'}, disks of their own: {disks}")
@@ -240,16 +240,20 @@ def _prepared(out: Path, options: list[str]) -> RunFolder:
 def _readdress(vault: Vault, links: Hosts) -> None:
     """Sign a roster whose parties listen at their hosts: a vault's own has sockets of one machine."""
     roster = vault.roster()
-    ports = {member.name: _PARTY_PORT + number for number, member in enumerate(roster.members)}
     members = tuple(
         member
         if member.address is None
-        else replace(member, address=f"{links.address[member.name]}:{ports[member.name]}")
+        else replace(member, address=f"{links.address[member.name]}:{_port(links, _PARTY_PORT)}")
         for member in roster.members
     )
     authority = load_keys(vault.folder / "authority")
     vault.roster_path.unlink()
     write_signed(sign_roster(replace(roster, members=members), authority), vault.roster_path)
+
+
+def _port(links: Hosts, usual: int) -> int:
+    """Return the usual port where every actor has a host of its own, else one that is free on this one."""
+    return usual if links.how else free_port()
 
 
 def _certify(coordinator: Actor, folder: Path, address: str) -> None:

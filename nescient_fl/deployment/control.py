@@ -20,6 +20,7 @@ from nescient_fl.deployment.bundle import bundle_sha256
 from nescient_fl.errors import UserError
 
 _POLL_SECONDS = 0.2
+_SILENT_SECONDS = 120.0
 
 
 class Control:
@@ -27,6 +28,7 @@ class Control:
 
     def __init__(self, address: str, authority: Path) -> None:
         self._address = address
+        self._heard = time.monotonic()
         self._client = ControlHttpClient.from_server_address(
             server_address=address,
             insecure=False,
@@ -52,6 +54,7 @@ class Control:
             if not alive() or time.monotonic() > deadline:
                 raise UserError(f"the SuperLink at {self._address} does not answer: see its log")
             time.sleep(_POLL_SECONDS)
+        self._heard = time.monotonic()
 
     def register(self, name: str, public_pem: bytes) -> int:
         """Admit a node by its public key; returns its node id. Raises UserError when the SuperLink refuses."""
@@ -75,8 +78,17 @@ class Control:
         return int(response.run_id)
 
     def failure(self, run_id: int) -> str | None:
-        """Return why a run ended without its last round, None while it has not."""
-        status = self._client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id].status
+        """Return why a run ended without its last round, None while it has not or the link is too busy to say.
+
+        Raises httpx.TransportError when it has not answered for two minutes.
+        """
+        try:
+            status = self._client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id].status
+        except httpx.TransportError:
+            if time.monotonic() - self._heard > _SILENT_SECONDS:
+                raise
+            return None
+        self._heard = time.monotonic()
         if status.status != Status.FINISHED or status.sub_status == SubStatus.COMPLETED:
             return None
         return str(status.details or f"the run was {status.sub_status}")
