@@ -41,6 +41,35 @@ class Patience:
         return time.monotonic() >= self._end
 
 
+class Overdue:
+    """Questions whose answers had not come when the waiting ended: what still comes is thrown away, and told of.
+
+    ``discarded`` is called with the node and the round of an answer that came too late; an error in its place is
+    nobody's answer. ``round`` is the one that questions are being asked for.
+    """
+
+    def __init__(self, discarded: Callable[[int, int], None]) -> None:
+        self.round = 0
+        self._discarded = discarded
+        self._asked: dict[str, tuple[int, int]] = {}
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of the questions."""
+        return list(self._asked)
+
+    def add(self, questions: Mapping[str, Message]) -> None:
+        """Take over questions by their ids."""
+        self._asked |= {key: (question.metadata.dst_node_id, self.round) for key, question in questions.items()}
+
+    def take(self, reply: Message) -> bool:
+        """Throw a reply away if it answers one of these; return whether it does."""
+        found = self._asked.pop(reply.metadata.reply_to_message_id, None)
+        if found is not None and not reply.has_error():
+            self._discarded(*found)
+        return found is not None
+
+
 Exchanger = Callable[[Grid, Iterable[Message], Patience], Iterable[Message]]
 """``exchange`` with the user's wish to stop already in it."""
 
@@ -55,12 +84,14 @@ def exchange(
     patience: Patience | float,
     stop: threading.Event,
     rejoin_seconds: float | None = None,
+    overdue: Overdue | None = None,
 ) -> Iterator[Message]:
     """Send messages and yield each reply as it comes, until all are in or the patience (or seconds) is over.
 
     A node that Flower gives up has ``rejoin_seconds`` to come back, by default none in a simulation: then it is
     asked again, and else Flower's error is its reply. No question is counted twice: the first is gone with the
-    process that had it. Raises Stopped as soon as ``stop`` is set.
+    process that had it. What has no answer when the patience is over goes to ``overdue``: an answer that comes later,
+    during this exchange or another, is no answer to anything. Raises Stopped as soon as ``stop`` is set.
     """
     remote = isinstance(grid, HttpGrid)
     pause = _REMOTE_POLL_SECONDS if remote else _POLL_SECONDS
@@ -68,6 +99,8 @@ def exchange(
         rejoin_seconds = REJOIN_SECONDS if remote else 0.0
     if not isinstance(patience, Patience):
         patience = Patience(patience)
+    if overdue is None:
+        overdue = Overdue(lambda *_: None)
     sent = list(messages)
     waiting = dict(zip(grid.push_messages(sent), sent, strict=True))
     patience.begin()
@@ -75,7 +108,9 @@ def exchange(
     while (waiting or given_up) and not patience.over:
         if stop.is_set():
             raise Stopped
-        for reply in list(grid.pull_messages(list(waiting))) if waiting else []:
+        for reply in list(grid.pull_messages([*waiting, *overdue.ids])) if waiting else []:
+            if overdue.take(reply):
+                continue
             question = waiting.pop(reply.metadata.reply_to_message_id)
             node = question.metadata.dst_node_id
             # Flower's own errors name the link as their source; whose question it was is known here.
@@ -96,6 +131,7 @@ def exchange(
             del given_up[node]
         if waiting or given_up:
             stop.wait(pause)
+    overdue.add(waiting)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from nescient_fl.messages import RoundOrder, order_content, payload_bytes
 from nescient_fl.study.checkpoint import save_checkpoint
 from nescient_fl.study.run_folder import RunFolder, append_line, read_lines, rewrite_lines
 from strategies.answers import Aggregation, BudgetSpent, Failures, RoundAborted, RoundResult, figures
-from strategies.exchange import Patience, Stopped, exchange, failure_reason, wait_for_nodes
+from strategies.exchange import Overdue, Patience, Stopped, exchange, failure_reason, wait_for_nodes
 from strategies.participation import drawn_sites
 from strategies.plain import PlainAggregation
 from strategies.secure import SecureAggregation, SecurePlan
@@ -73,6 +73,7 @@ class Watcher(Protocol):
     def study_ended(self, reason: str) -> None: ...
 
 
+TOO_LATE = "its answer came when the round was closed, and was thrown away"
 _ATTEMPTS = 3
 """How often at least a round is tried whose sum could not be opened; the sites seal their answers anew each time."""
 _LONGEST_PAUSE = 15.0
@@ -108,6 +109,7 @@ class FederatedAveraging(Strategy):
         self._aborted: list[str] = []
         self._result: RoundResult | None = None
         self._grid: Grid | None = None
+        self._overdue = Overdue(self._discarded)
         self._state = load_state(self._folder.checkpoints) or FederationState.initial(plan.recipe, plan.seed)
 
     def start(self, grid: Grid, *_: Any, **__: Any) -> Result:
@@ -140,7 +142,12 @@ class FederatedAveraging(Strategy):
             self._aggregation = SecureAggregation(secure, nodes, self._exchange)
 
     def _exchange(self, grid: Grid, messages: Iterable[Message], patience: Patience) -> Iterable[Message]:
-        return exchange(grid, messages, patience, self._stop)
+        return exchange(grid, messages, patience, self._stop, overdue=self._overdue)
+
+    def _discarded(self, node: int, number: int) -> None:
+        """Tell of a site's answer that came too late; what a party or the dealer says too late, nobody waits for."""
+        for site in (name for name, known in self._nodes.items() if known == node):
+            self._watcher.site_answered(number, site, TOO_LATE)
 
     def _take_round(self, grid: Grid, number: int) -> None:
         started = time.monotonic()
@@ -179,6 +186,7 @@ class FederatedAveraging(Strategy):
         when it is over.
         """
         self._aborted = []
+        self._overdue.round = number
         arrays = ArrayRecord(dict(self._state.weights))
         configure = self.configure_train if train else self.configure_evaluate
         aggregate = self.aggregate_train if train else self.aggregate_evaluate

@@ -70,7 +70,8 @@ def _secure_plan(run: Path, settings: StudySettings, part: Mapping[str, Any] | N
         budget = PrivacyBudget(settings.dp_epsilon, settings.dp_delta, part["noise_multiplier"])
         ledger = PrivacyLedger(RunFolder(run).ledger, budget)
     try:
-        roster = Vault(Path(part["vault"])).roster()
+        # A run that was founded for a coordinator has it inside, wherever the folder is copied to.
+        roster = Vault(run / part["vault"]).roster()
     except MpcError as error:
         raise UserError(f"the run cannot go on: {error}") from None
     return SecurePlan(

@@ -107,7 +107,7 @@ def found_run(
             "sites": sites,
             "secure": {
                 "run": uuid.uuid4().hex,
-                "vault": str(trust),
+                "vault": trust.name,
                 "minimum": settings.needed_sites(len(sites)),
                 "weight_max": weight_max,
                 "noise_multiplier": multiplier,

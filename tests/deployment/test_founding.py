@@ -66,3 +66,12 @@ def test_options_that_the_roster_decides_are_not_overruled_in_silence(tmp_path: 
         with pytest.raises(UserError, match=words):
             found_run(tmp_path / "run", vault.roster_path, vault.authority, 300, options)
     found_run(tmp_path / "run", vault.roster_path, vault.authority, 300, {"clients": 3, "parties": 2})
+
+
+def test_a_founded_run_goes_on_from_a_copy(tmp_path: Path, vault: Vault) -> None:
+    """On another host: what the coordinator trusts is in the folder itself."""
+    run = found_run(tmp_path / "run", vault.roster_path, vault.authority, 300, {"rounds": 4})
+    run.path.rename(tmp_path / "elsewhere")
+    plan = make_plan(tmp_path / "elsewhere")
+    assert plan.secure is not None
+    assert plan.secure.roster.digest == vault.roster().digest

@@ -21,7 +21,7 @@ from strategies.federation import FederatedAveraging, FederationPlan
 from strategies.secure import SecurePlan
 from strategies.server_optimiser import ServerOptimiser
 from tests.faults.actors import Halt, run_helper, run_site, sealing_site
-from tests.faults.cluster import Actor
+from tests.faults.cluster import PATIENCE, Actor
 from tests.half_grid import HalfGrid
 from tests.strategies.fake_grid import coordinator_identity
 
@@ -33,11 +33,16 @@ Faults = Mapping[tuple[str, int], Halt]
 
 
 class ProcessGrid(HalfGrid):
-    """Carries messages to processes, and what they answer back; one that ends without a word never answers."""
+    """Carries messages to processes, and what they answer back; one that ends without a word never answers.
 
-    def __init__(self, vault: Vault, faults: Faults, times: Mapping[str, float]) -> None:
+    With ``wakes`` a site that is stopped in one round goes on when the next one begins, and has answered before
+    anybody else does.
+    """
+
+    def __init__(self, vault: Vault, faults: Faults, times: Mapping[str, float], wakes: bool = False) -> None:
         self.vault, self.faults, self.times = vault, faults, dict(times)
         self.actors: list[Actor] = []
+        self._wakes = wakes
         self.asked: dict[str, int] = {}
         self.sealed: dict[str, list[bytes]] = {}
         names = [*NAMES, *(party.name for party in vault.roster().parties), "dealer"]
@@ -50,6 +55,10 @@ class ProcessGrid(HalfGrid):
         return list(self._names)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        if self._wakes and ORDER in (messages := list(messages))[0].content:
+            for _, actor in self._waiting.values():
+                actor.resume()
+                assert actor.answers.poll(PATIENCE)
         return [self._push(message) for message in messages]
 
     def _push(self, message: Message) -> str:

@@ -13,6 +13,7 @@ from nescient_fl.mpc.envelope import ReportHeader
 from nescient_fl.mpc.vault import Vault
 from nescient_fl.study.run_folder import RunFolder, read_lines
 from strategies import secure
+from strategies.federation import TOO_LATE
 from strategies.state import load_state
 from tests.faults.actors import Halt
 from tests.faults.cluster import PATIENCE, Actor
@@ -28,8 +29,10 @@ def federate() -> Iterator[Federate]:
     """Run a coordinator over processes, which are gone afterwards."""
     grids: list[ProcessGrid] = []
 
-    def run(folder: Path, vault: Vault, faults: Faults, times: dict[str, float], **changes: Any) -> Any:
-        grids.append(ProcessGrid(vault, faults, times))
+    def run(
+        folder: Path, vault: Vault, faults: Faults, times: dict[str, float], wakes: bool = False, **changes: Any
+    ) -> Any:
+        grids.append(ProcessGrid(vault, faults, times, wakes))
         return run_relay(relay_plan(folder, vault, **changes), grids[-1]), grids[-1]
 
     yield run
@@ -62,21 +65,33 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
 HOW = pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stalled"])
 
 
-@HOW
-def test_a_round_is_finished_without_a_site_that_was_lost(
-    tmp_path: Path, federate: Federate, how: signal.Signals
-) -> None:
+def lose_a_site_a_round(folder: Path, federate: Federate, how: signal.Signals, wakes: bool = False) -> tuple[Log, str]:
+    """Lose the first site in round 1, the second in round 2 and the third in round 3; return the log and the model."""
+    folder.mkdir()
     steps = [Halt("training", after=False), Halt("training"), Halt("sealing")]
     faults = {(NAMES[place], 1 + place): replace(halt, how=how) for place, halt in enumerate(steps)}
-    run = new_run(tmp_path / "run")
+    run = new_run(folder / "run")
     # The other sites' answers are there before anybody waits.
-    log, _ = federate(run, new_vault(tmp_path), faults, {}, rounds=3, round_timeout=1.0)
-    lost = [(number, name) for number, name in enumerate(NAMES[:3], 1)]
-    assert [(number, site) for number, site, _ in log.problems] == lost
-    assert {reason for _, _, reason in log.problems} == {"no answer within 1 s"}
+    log, _ = federate(run, new_vault(folder), faults, {}, wakes=wakes, rounds=3, round_timeout=1.0)
     for number, line in enumerate(read_lines(RunFolder(run).rounds)[1:], 1):
-        assert line["sites"] == [name for name in NAMES if (number, name) not in lost]
+        assert line["sites"] == [name for place, name in enumerate(NAMES, 1) if place != number]
+        assert line["failures"] == [{"site": NAMES[number - 1], "reason": "no answer within 1 s"}]
     assert log.aborted == []
+    return log, sha256_of(run)
+
+
+def test_a_round_is_finished_without_a_site_that_was_lost_and_what_it_says_too_late_changes_nothing(
+    tmp_path: Path, federate: Federate
+) -> None:
+    lost = [(number, name, "no answer within 1 s") for number, name in enumerate(NAMES[:3], 1)]
+    log, left_out = lose_a_site_a_round(tmp_path / "killed", federate, signal.SIGKILL)
+    assert log.problems == lost
+    log, late = lose_a_site_a_round(tmp_path / "late", federate, signal.SIGSTOP, wakes=True)
+    assert [problem for problem in log.problems if problem in lost] == lost
+    discarded = [problem for problem in log.problems if problem not in lost]
+    assert discarded == [(number, name, TOO_LATE) for number, name in enumerate(NAMES[:3], 1)]
+    # The model of a run in which the same sites were left out of the same rounds, and never heard of again.
+    assert late == left_out
 
 
 @HOW

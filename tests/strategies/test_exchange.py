@@ -11,7 +11,7 @@ from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo  # pylint: disable=no-name-in-module
 
 from nescient_fl.errors import UserError
-from strategies.exchange import Stopped, exchange, failure_reason, wait_for_nodes
+from strategies.exchange import Overdue, Stopped, exchange, failure_reason, wait_for_nodes
 
 NAMES = ["icu-1", "icu-2", "outpatient-1", "ward-1"]
 
@@ -192,3 +192,51 @@ def test_in_a_simulation_nobody_is_waited_for() -> None:
 def test_the_reason_of_a_failure_is_one_line_in_the_sites_own_words(said: str | None, shown: str) -> None:
     question = Message(RecordDict(), 5, MessageType.QUERY)
     assert failure_reason(Message(Error(1, said), reply_to=question)) == shown
+
+
+class LateGrid(FakeGrid):
+    """Holds one site's first answer back until it is let go."""
+
+    held: dict[str, Message]
+
+    def hold(self, name: str) -> None:
+        self.held = {key: self._replies.pop(key) for key in list(self._replies) if self._of(key) == name}
+
+    def let_go(self) -> None:
+        self._replies |= self.held
+
+    def _of(self, key: str) -> str:
+        return self.sites[int(key.partition("-")[2])].name
+
+
+def test_an_answer_that_comes_too_late_answers_nothing_and_is_told_of_once() -> None:
+    grid, told = LateGrid([ToySite(name) for name in NAMES]), []
+    overdue = Overdue(lambda node, number: told.append((grid.sites[node].name, number)))
+    overdue.round = 1
+    grid.before_pull = lambda number: grid.hold("ward-1") if number == 1 else None
+    first = list(exchange(grid, questions(grid), 0.3, never(), overdue=overdue))
+    assert sorted(grid.sites[reply.metadata.src_node_id].name for reply in first) == NAMES[:3]
+    assert told == []
+    overdue.round = 2
+    grid.before_pull = lambda _: None
+    grid.let_go()
+    second = list(exchange(grid, questions(grid), 5.0, never(), overdue=overdue))
+    assert sorted(grid.sites[reply.metadata.src_node_id].name for reply in second) == NAMES
+    assert len({reply.metadata.reply_to_message_id for reply in second}) == 4
+    late = {key for key, reply in grid.held.items() if reply in second}
+    assert late == set()
+    # Replies come in any order, so it may still be there when the fourth answer of this round is in.
+    third = list(exchange(grid, questions(grid), 5.0, never(), overdue=overdue))
+    assert len(third) == 4
+    assert told == [("ward-1", 1)]
+    assert overdue.ids == []
+
+
+def test_a_links_error_in_place_of_a_late_answer_is_no_answer() -> None:
+    told: list[tuple[int, int]] = []
+    overdue = Overdue(lambda *late: told.append(late))
+    question = Message(RecordDict(), 7, MessageType.QUERY)
+    question.metadata.__dict__["_message_id"] = "1-7"
+    overdue.add({"1-7": question})
+    assert overdue.take(Message(Error(ErrorCode.NODE_UNAVAILABLE, "gone"), reply_to=question))
+    assert overdue.ids == told == []
