@@ -29,6 +29,7 @@ LOG = "supernode.log"
 _OVER = (b"Sent successfully", b"Failed to send message", b"Ignoring reply message", b"Ignoring the message")
 """How it says that it is done with a message."""
 _LOG_END = 1 << 16
+_GAVE_UP = b"SSL/TLS handshake error detected"
 """Bytes at a log's end that are looked at: far more than the SuperNode says of one message."""
 
 
@@ -41,6 +42,15 @@ class _Pause:
         return self.seconds
 
 
+def gave_up(log: Path, before: int) -> bool:
+    """Say by a SuperNode's log, of which ``before`` bytes are older than it, whether it talks to its link no more.
+
+    A connection that ends in the middle of a handshake, as one does whose proxy or host goes away, is to Flower a
+    wrong certificate: the thread that asks for messages ends, and the process lives on without it.
+    """
+    return log.exists() and _GAVE_UP in _end_of(log, before)
+
+
 def answer_under_way(log: Path) -> bool:
     """Say by a SuperNode's log whether it has a message whose answer is not with the link yet.
 
@@ -48,10 +58,14 @@ def answer_under_way(log: Path) -> bool:
     """
     if not log.exists():
         return False
-    with log.open("rb") as file:
-        file.seek(max(log.stat().st_size - _LOG_END, 0))
-        end = file.read()
+    end = _end_of(log)
     return end.rfind(b"Receiving: ") > max(map(end.rfind, _OVER))
+
+
+def _end_of(log: Path, before: int = 0) -> bytes:
+    with log.open("rb") as file:
+        file.seek(max(log.stat().st_size - _LOG_END, before))
+        return file.read()
 
 
 class SuperNode:
@@ -105,12 +119,15 @@ class SuperNode:
         while not self._stop.is_set():
             started = time.monotonic()
             processes: list[subprocess.Popen[bytes]] = []
+            log = self._settings.state / LOG
             try:
+                before = log.stat().st_size if log.exists() else 0
                 self._start(processes)
                 self._alive.set()
                 self._log("node started", processes=[process.pid for process in processes])
                 while all(process.poll() is None for process in processes) and not self._stop.wait(0.2):
-                    pass
+                    if gave_up(log, before):
+                        break
                 told: dict[str, object] = {"status": [process.poll() for process in processes], "see": LOG}
             except OSError as error:  # a full disk is no reason never to try again
                 told = {"reason": f"{error.filename or self._settings.state}: {error.strerror or error}"}

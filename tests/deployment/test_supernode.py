@@ -16,10 +16,28 @@ from nescient_fl.deployment import supernode
 from nescient_fl.deployment.logs import make_log
 from nescient_fl.deployment.node_keys import create_node_key
 from nescient_fl.deployment.roles import SiteSettings
-from nescient_fl.deployment.supernode import SuperNode
+from nescient_fl.deployment.supernode import SuperNode, gave_up
 from nescient_fl.errors import UserError
 
 PATIENCE = 60.0
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("", "", False),
+        ("", "INFO :      SuperNode ID: 7\n", False),
+        ("", "ERROR :     SSL/TLS handshake error detected.\nERROR :     [SSL: UNEXPECTED_EOF_WHILE_READING]\n", True),
+        ("ERROR :     SSL/TLS handshake error detected.\n", "INFO :      SuperNode ID: 7\n", False),
+    ],
+)
+def test_a_node_that_gave_its_link_up_is_known_by_what_it_said_itself(
+    tmp_path: Path, before: str, after: str, expected: bool
+) -> None:
+    log = tmp_path / "supernode.log"
+    assert not gave_up(log, 0)
+    log.write_text(before + after)
+    assert gave_up(log, len(before)) is expected
 
 
 class Lines:
@@ -124,3 +142,25 @@ def test_a_log_on_a_full_disk_stops_nobody() -> None:
     stream.room = True
     log("second")
     assert json.loads(stream.getvalue())["event"] == "second"
+
+
+def test_a_node_that_lives_on_without_its_link_is_started_again(
+    settings: SiteSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a proxy in front of a coordinator that is gone takes its connection and ends it."""
+
+    def start(number: int) -> "subprocess.Popen[bytes]":
+        if number == 3:
+            # The first of the second node's two processes: it says nothing wrong.
+            return subprocess.Popen(["sleep", "100"])
+        if number == 1:
+            with (settings.state / "supernode.log").open("a") as log:
+                log.write("ERROR :     SSL/TLS handshake error detected.\n")
+        return subprocess.Popen(["sleep", "100"])
+
+    starting(monkeypatch, start)
+    lines = Lines()
+    with SuperNode(settings, settings.state / "socket", lines):
+        lines.wait_for("node ended")
+        lines.wait_for("node started", 2)
+    assert [line["event"] for line in lines.lines].count("node ended") == 1

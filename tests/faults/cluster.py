@@ -27,6 +27,9 @@ PATIENCE = 60.0
 
 def forking() -> ForkServerContext:
     """Return a context whose processes are forked from one that has imported everything."""
+    if multiprocessing.parent_process() is not None:
+        # One of those already.
+        return multiprocessing.get_context("fork")  # type: ignore[return-value]
     context = multiprocessing.get_context("forkserver")
     if str(ROOT) not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -154,6 +154,16 @@ def run_relay(plan: FederationPlan, grid: ProcessGrid) -> Log:
     return log
 
 
+def run_watched_relay(run: Path, folder: Path, faults: Faults, answers: Connection) -> None:
+    """Be a coordinator to the end, and send its log: the entry of a process."""
+    vault = Vault(folder)
+    grid = ProcessGrid(vault, faults, {})
+    try:
+        answers.send(run_relay(relay_plan(run, vault), grid))
+    finally:
+        grid.close()
+
+
 def run_doomed_relay(run: Path, folder: Path, line: int, answers: Connection) -> None:
     """Be a coordinator that is killed when it is about to write its n-th line: the entry of a process."""
     vault, written = Vault(folder), 0
