@@ -22,6 +22,10 @@ REJOIN_SECONDS = 90.0
 """How long a node that was given up may take to come back: a host's service manager, or its link, needs a while."""
 
 
+_LOST = {ErrorCode.NODE_UNAVAILABLE, ErrorCode.MESSAGE_UNAVAILABLE}
+"""Flower's errors for a question that died with its node, and for an answer that died on its way: nobody read it."""
+
+
 class Patience:
     """How long replies are waited for, once all is sent; whoever reads them may shorten it meanwhile."""
 
@@ -88,10 +92,11 @@ def exchange(
 ) -> Iterator[Message]:
     """Send messages and yield each reply as it comes, until all are in or the patience (or seconds) is over.
 
-    A node that Flower gives up has ``rejoin_seconds`` to come back, by default none in a simulation: then it is
-    asked again, and else Flower's error is its reply. No question is counted twice: the first is gone with the
-    process that had it. What has no answer when the patience is over goes to ``overdue``: an answer that comes later,
-    during this exchange or another, is no answer to anything. Raises Stopped as soon as ``stop`` is set.
+    A node that Flower gives up, or that ended while its answer was on the way, has ``rejoin_seconds`` to come back,
+    by default none in a simulation: then it is asked again, and else Flower's error is its reply. No question is
+    counted twice: the first is gone with the process that had it. What has no answer when the patience is over goes
+    to ``overdue``: an answer that comes later, during this exchange or another, is no answer to anything. Raises
+    Stopped as soon as ``stop`` is set.
     """
     remote = isinstance(grid, HttpGrid)
     pause = _REMOTE_POLL_SECONDS if remote else _POLL_SECONDS
@@ -115,7 +120,7 @@ def exchange(
             node = question.metadata.dst_node_id
             # Flower's own errors name the link as their source; whose question it was is known here.
             reply.metadata.__dict__["_src_node_id"] = node
-            if rejoin_seconds and reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE:
+            if rejoin_seconds and reply.has_error() and reply.error.code in _LOST:
                 given_up[node] = question, reply, time.monotonic() + rejoin_seconds
             else:
                 yield reply
