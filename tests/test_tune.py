@@ -400,6 +400,7 @@ def test_a_role_that_is_killed_leaves_the_others_with_one_line_and_no_model(
         owner.process.send_signal(signal.SIGINT)
         assert owner.ended() == 0
         assert "ended before any clinic tuned" in owner.said
+        assert not (tmp_path / "owner" / "serving" / "spool").exists()
     assert not (tmp_path / "tuned.safetensors").exists()
     assert list((tmp_path / "owner" / "serving").glob("*.jsonl")) == []
 

@@ -67,7 +67,10 @@ def serve_tuning(options: Mapping[str, Any], say: Say) -> None:
         answers = TuningDesk(keys, roster, offer, keep, say, stop)
         desk = Desk(keys, roster, own, expected, answers.answer, say)
         say(f"{READY}: {' and '.join(DENSE[-layers:])} of {saved.path} at {own.address}, to be tuned by a clinic once")
-        desk.run(stop)
+        try:
+            desk.run(stop)
+        finally:
+            answers.clear()
     if answers.failed is not None:
         raise UserError(answers.failed)
     if not answers.ended:

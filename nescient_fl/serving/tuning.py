@@ -120,13 +120,13 @@ class TuningDesk:
         try:
             if self.ended:
                 raise MaterialError("the layers were tuned with another clinic")
-            self._clear()
+            self.clear()
             self._tune(channel, plan)
         finally:
-            self._clear()
+            self.clear()
             self._busy.release()
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
         """Remove material that is left, also of a process that was killed: none of it is ever used again."""
         shutil.rmtree(self._spool, ignore_errors=True)
 
