@@ -13,7 +13,7 @@ from typing import Any
 
 from nescient_fl.deployment.bundle import build_bundle, bundle_sha256
 from nescient_fl.deployment.control import Control
-from nescient_fl.deployment.founding import save_founded_model
+from nescient_fl.deployment.founding import own_words, save_founded_model
 from nescient_fl.deployment.health import Health
 from nescient_fl.deployment.logs import Log, make_log
 from nescient_fl.deployment.node_keys import NodeBinding, check_binding, read_bindings
@@ -28,7 +28,8 @@ from strategies.state import load_state
 
 _LINK_SECONDS = 120.0
 _POLL_SECONDS = 1.0
-_STOP_SECONDS = 5.0
+_STOP_SECONDS = 2.0
+"""For the link to end in: it waits for its nodes to hang up, and nothing that it has is needed any more."""
 
 
 @dataclass
@@ -154,6 +155,7 @@ def _conduct(
             ended = link.control.failure(state.run_id)
         if ended is not None:
             state.stage = "finished"
+            ended = own_words(run, ended)
             log("run ended", reason=ended)
             if ended:
                 raise UserError(clock.explain(ended))

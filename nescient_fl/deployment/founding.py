@@ -124,6 +124,13 @@ def noise_of(run: RunFolder) -> float:
     return float(read_json(run.config)["secure"]["noise_multiplier"])
 
 
+def own_words(run: RunFolder, reason: str) -> str:
+    """Return why a run cannot go on, for whoever runs it: a founded run goes on with its coordinator's own command."""
+    if not read_json(run.config).get(_FOUND):
+        return reason
+    return reason.replace(f"go on with --resume {run.path}", "start the coordinator again to go on")
+
+
 def save_founded_model(run: RunFolder, state: FederationState) -> str | None:
     """Write the best model of a finished run whose coordinator holds no radiographs. Returns its hash, else None."""
     config = read_json(run.config)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -74,6 +74,14 @@ class Role:
     def terminate(self, seconds: float = 90) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
+
+
+def terminate_all(roles: Iterable[Role]) -> list[int]:
+    """Stop several roles at once. Returns their exit statuses."""
+    roles = list(roles)
+    for role in roles:
+        role.process.send_signal(signal.SIGTERM)
+    return [role.ended() for role in roles]
 
 
 def start_role(role: str, config: Path, state: Path, output: Path, environment: Mapping[str, str]) -> Role:

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from host_federation import HostFederation, Role
+from host_federation import HostFederation, Role, terminate_all
 from member_files import SITES, sign
 
+from nescient_fl.deployment.status import NO_ANSWER, FederationStatus, federation_status
+from nescient_fl.deployment.tether import free_port
 from nescient_fl.mpc.privacy import noise_multiplier_for
 from nescient_fl.study.run_folder import read_json, read_lines
 
@@ -33,6 +35,7 @@ class Done:
             after that.
         members: each member's last process, ``first`` the hospital's that was stopped at work.
         trained: rounds that were through when the coordinator was stopped.
+        healthy: what the health pages of coordinator and site-2 said while they worked, ``over`` after they ended.
     """
 
     folder: Path
@@ -42,6 +45,8 @@ class Done:
     members: dict[str, Role]
     first: Role
     trained: int
+    healthy: FederationStatus
+    over: FederationStatus
 
     @property
     def run(self) -> Path:
@@ -70,11 +75,14 @@ def done() -> Iterator[Done]:
             federation.make(options)
             roster, run = changed_roster(federation)
             refused = federation.coordinator(roster=roster, run=run, state=federation.folder / "c1")
-            members = {name: federation.member(name) for name in MEMBERS}
+            ports = {"coordinator": free_port(), "site-2": free_port()}
+            pages = [f"127.0.0.1:{port}" for port in ports.values()]
+            members = {name: federation.member(name, health_port=ports.get(name, 0)) for name in MEMBERS}
             assert refused.ended() == 2, refused.said
-            stopped = federation.coordinator(state=federation.folder / "c2")
+            stopped = federation.coordinator(state=federation.folder / "c2", health_port=ports["coordinator"])
             first = members["site-1"]
             first.until(lambda: first.count("asked", kind="train") == 2)
+            (healthy,) = federation_status(pages, {})
             assert first.terminate() == 0, first.said
             members["site-1"] = federation.member("site-1")
             rounds = federation.folder / "run" / "rounds.jsonl"
@@ -85,8 +93,9 @@ def done() -> Iterator[Done]:
             trained = len(read_lines(rounds))
             last = federation.coordinator(state=federation.folder / "c3")
             assert last.ended() == 0, last.said
-            assert [member.terminate() for member in members.values()] == [0] * len(MEMBERS)
-            yield Done(federation.folder, refused, stopped, last, members, first, trained)
+            assert terminate_all(members.values()) == [0] * len(MEMBERS)
+            (over,) = federation_status(pages, {})
+            yield Done(federation.folder, refused, stopped, last, members, first, trained, healthy, over)
         finally:
             federation.end()
 
@@ -96,6 +105,7 @@ def test_every_member_refuses_a_coordinator_with_a_changed_roster(done: Done) ->
     for name, role in {**done.members, "site-1": done.first}.items():
         assert role.count("failed", kind="train", error="HeaderError", reason=reason) == (name in SITES), name
         assert f"{name}: {reason}" in done.refused.said or name not in SITES
+    assert "mend them and start the coordinator again to go on" in done.refused.said
     assert not (done.folder / "changed" / "model.safetensors").exists()
     assert read_lines(done.folder / "changed" / "privacy.jsonl") == []
 
@@ -130,6 +140,15 @@ def test_every_sum_was_paid_for_once_and_within_the_budget(done: Done) -> None:
     for line in read_lines(done.run / "rounds.jsonl"):
         assert line["validation"]["images"] is None, "how many there are is not told with noise"
         assert line["validation_by_site"] == []
+
+
+def test_health_pages_answer_while_roles_work(done: Done) -> None:
+    coordinator, site = done.healthy.actors
+    assert done.healthy.well
+    assert (coordinator.name, coordinator.role, coordinator.state) == ("coordinator", "coordinator", "running")
+    assert (site.name, site.role) == ("site-2", "site")
+    assert site.bytes_in > 400_000
+    assert [actor.state for actor in done.over.actors] == [NO_ANSWER, NO_ANSWER]
 
 
 def test_logs_are_lines_of_json(done: Done) -> None:

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from nescient_fl.deployment.founding import found_run, noise_of
+from nescient_fl.deployment.founding import found_run, noise_of, own_words
 from nescient_fl.deployment.roles import SiteSettings, read_role
 from nescient_fl.errors import UserError
 from nescient_fl.mpc.privacy import noise_multiplier_for
 from nescient_fl.mpc.vault import Vault, create_vault
+from nescient_fl.study.run_folder import read_json, write_json
 from strategies.server import make_plan
 
 PRIVATE = {"dp_epsilon": 8.0, "dp_delta": 1e-5, "rounds": 4, "clip": 1.0}
@@ -75,3 +76,15 @@ def test_a_founded_run_goes_on_from_a_copy(tmp_path: Path, vault: Vault) -> None
     plan = make_plan(tmp_path / "elsewhere")
     assert plan.secure is not None
     assert plan.secure.roster.digest == vault.roster().digest
+
+
+def test_a_founded_run_goes_on_with_its_own_command(tmp_path: Path, vault: Vault) -> None:
+    run = found_run(tmp_path / "run", vault.roster_path, vault.authority, 300, {})
+    reason = f"round 1: 0 of 3 sites answered; mend them and go on with --resume {run.path}"
+    assert (
+        own_words(run, reason) == "round 1: 0 of 3 sites answered; mend them and start the coordinator again to go on"
+    )
+    config = read_json(run.config)
+    del config["founded"]
+    write_json(run.config, config)
+    assert own_words(run, reason) == reason
