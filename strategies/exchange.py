@@ -18,6 +18,9 @@ from nescient_fl.messages import DEALER, PARTY, SITE, read_node
 _POLL_SECONDS, _REMOTE_POLL_SECONDS = 0.05, 0.25
 """Between two looks for replies; over HTTP a look costs both ends some ten milliseconds of work."""
 
+_MOST_TIMES = 5
+"""How often one node is asked again in an exchange."""
+
 REJOIN_SECONDS = 90.0
 """How long a node that was given up may take to come back: a host's service manager, or its link, needs a while."""
 
@@ -110,6 +113,7 @@ def exchange(
     waiting = dict(zip(grid.push_messages(sent), sent, strict=True))
     patience.begin()
     given_up: dict[int, tuple[Message, Message, float]] = {}
+    asked_again: dict[int, int] = {}
     while (waiting or given_up) and not patience.over:
         if stop.is_set():
             raise Stopped
@@ -120,13 +124,15 @@ def exchange(
             node = question.metadata.dst_node_id
             # Flower's own errors name the link as their source; whose question it was is known here.
             reply.metadata.__dict__["_src_node_id"] = node
-            if rejoin_seconds and reply.has_error() and reply.error.code in _LOST:
+            lost = reply.has_error() and reply.error.code in _LOST and asked_again.get(node, 0) < _MOST_TIMES
+            if rejoin_seconds and lost:
                 given_up[node] = question, reply, time.monotonic() + rejoin_seconds
             else:
                 yield reply
         back = set(grid.get_node_ids()) & set(given_up) if given_up else set()
         for node, (question, reply, until) in list(given_up.items()):
             if node in back:
+                asked_again[node] = asked_again.get(node, 0) + 1
                 again = Message(question.content, node, question.metadata.message_type)
                 waiting |= dict(zip(grid.push_messages([again]), [again], strict=True))
             elif time.monotonic() > until:

@@ -124,9 +124,9 @@ def test_a_request_to_stop_is_heard_while_waiting() -> None:
 class LossyGrid(FakeGrid):
     """Gives up the node of one site at its first question, as a link does; it is back after some looks for it."""
 
-    def __init__(self, lost: str, back_after: int, code: int = ErrorCode.NODE_UNAVAILABLE) -> None:
-        self.code = code
+    def __init__(self, lost: str, back_after: int, code: int = ErrorCode.NODE_UNAVAILABLE, times: int = 1) -> None:
         super().__init__([ToySite(name) for name in NAMES])
+        self._code, self._times = code, times
         (self.lost,) = (node for node, site in self.sites.items() if site.name == lost)
         self._looks, self._back_after = 0, back_after
         self.questions: list[int] = []
@@ -137,12 +137,12 @@ class LossyGrid(FakeGrid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         sent = list(messages)
-        first = not self.questions
+        first = self.questions.count(self.lost) < self._times
         self.questions += [message.metadata.dst_node_id for message in sent]
         ids = list(super().push_messages(sent))
         for key, message in zip(ids, sent, strict=True):
             if first and message.metadata.dst_node_id == self.lost:
-                reply = Message(Error(self.code, "Node Unavailable"), reply_to=message)
+                reply = Message(Error(self._code, "Node Unavailable"), reply_to=message)
                 # The link's own reply, not the node's.
                 reply.metadata.__dict__["_src_node_id"] = 1
                 self._replies[key] = reply
@@ -161,6 +161,13 @@ def test_a_node_that_comes_back_is_asked_again_and_counted_once(code: int) -> No
     assert sorted(reply.metadata.src_node_id for reply in replies) == sorted(grid.sites)
     assert not any(reply.has_error() for reply in replies)
     assert sorted(grid.questions) == sorted([*grid.sites, grid.lost])
+
+
+def test_a_node_whose_every_answer_breaks_off_is_not_asked_for_ever() -> None:
+    grid = LossyGrid("ward-1", back_after=0, code=ErrorCode.MESSAGE_UNAVAILABLE, times=10**9)
+    replies = list(exchange(grid, asked(grid), 30.0, never(), rejoin_seconds=20.0))
+    assert [reply.metadata.src_node_id for reply in replies if reply.has_error()] == [grid.lost]
+    assert grid.questions.count(grid.lost) == 6
 
 
 def test_a_node_that_stays_away_is_named_by_the_error() -> None:
