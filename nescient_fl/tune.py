@@ -1,4 +1,4 @@
-"""Tune a model's last layer on a site's labelled radiographs: ``python -m nescient_fl.tune``."""
+"""Tune a model's last layers on a site's labelled radiographs: ``python -m nescient_fl.tune``."""
 
 from pathlib import Path
 from typing import Annotated, Any
