@@ -184,16 +184,22 @@ class _Held:
     sum: tuple[str, ...]
     binding: str
     released: bool
+    kept: bool
 
     @classmethod
     def of(cls, entry: StoredSum) -> "_Held":
-        return cls((entry.session, entry.reports, *entry.sites), entry.binding, entry.released)
+        return cls((entry.session, entry.reports, *entry.sites), entry.binding, entry.released, entry.kept)
 
     @classmethod
     def read(cls, value: Any) -> "_Held | None":
         if value is None:
             return None
-        return cls(tuple(str(part) for part in value["sum"]), str(value["binding"]), bool(value["released"]))
+        return cls(
+            tuple(str(part) for part in value["sum"]),
+            str(value["binding"]),
+            bool(value["released"]),
+            bool(value["kept"]),
+        )
 
 
 def _settle_stored(request: SumRequest, roster: Roster, session: PartySession, store: PartyStore) -> StoredSum | None:
@@ -217,6 +223,11 @@ def _settled(
         return None
     alike = len(held) == len(states) and len({entry.sum for entry in held}) == 1
     if alike and all(entry.binding == wanted for entry in held):
+        if not all(entry.kept for entry in held):
+            raise AlreadyOpenedError(
+                "the sum over this global model was opened too long ago to be told again; go on from a newer copy "
+                "of the run"
+            )
         return mine
     if any(entry.released for entry in held):
         if alike:

@@ -23,6 +23,10 @@ CREATE TABLE IF NOT EXISTS sums (
     opened BLOB, serial INTEGER NOT NULL
 );
 """
+KEPT_SUMS = 100
+"""The last sums whose words are kept, so that a coordinator that goes on from an older copy of a run gets them again;
+of earlier ones it is remembered for ever that they were opened, and with whom. With the default network 1.6 MB each."""
+
 _COLUMNS = "model, binding, session, reports, sites, excluded, share, released, opened"
 
 
@@ -31,7 +35,8 @@ class StoredSum:
     """One sum: committed to, then released, when the share may be given away, then opened.
 
     ``reports`` digests the reports that the sum is of. share and opened are int64 [dimension]: this party's share
-    of the sum, noise included, and the sum, None before it was opened here.
+    of the sum, noise included, and the sum, None before it was opened here. Of a sum that is older than
+    ``KEPT_SUMS`` others neither is left.
     """
 
     model: str
@@ -44,11 +49,17 @@ class StoredSum:
     released: bool = False
     opened: NDArray[np.int64] | None = None
 
+    @property
+    def kept(self) -> bool:
+        """Whether the share is still here, so that the sum can be told again."""
+        return len(self.share) > 0
+
 
 class PartyStore:
-    """One party's memory, a file that only its owner can read."""
+    """One party's memory, a file that only its owner can read; ``kept_sums`` bounds how it grows."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kept_sums: int = KEPT_SUMS) -> None:
+        self._kept_sums = kept_sums
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.touch(mode=0o600)
         self._database = sqlite3.connect(path, isolation_level=None, timeout=10.0, check_same_thread=False)
@@ -130,10 +141,15 @@ class PartyStore:
         )
 
     def opened(self, entry: StoredSum, total: NDArray[np.int64]) -> None:
-        """Note the opened sum of a commitment that was released."""
+        """Note the opened sum of a commitment that was released, and let go of the words of what is too old."""
         self._one(
             "UPDATE sums SET opened = ? WHERE model = ? AND session = ? AND released",
             (total.astype("<i8").tobytes(), entry.model, entry.session),
+        )
+        self._database.execute(
+            "UPDATE sums SET share = x'', opened = NULL WHERE released AND length(share) > 0 "
+            "AND serial <= (SELECT MAX(serial) FROM sums) - ?",
+            (self._kept_sums,),
         )
 
     def _one(self, statement: str, values: tuple[str | bytes, ...]) -> None:

@@ -54,6 +54,7 @@ def memory() -> PartyStore:
     store = PartyStore.__new__(PartyStore)
     store._database = sqlite3.connect(":memory:", isolation_level=None)
     store._database.executescript(party_store._SCHEMA)
+    store._kept_sums = party_store.KEPT_SUMS
     return store
 
 

@@ -92,6 +92,47 @@ def test_a_sum_that_was_not_released_is_not_noted_as_opened(store: PartyStore) -
         store.opened(entry(), np.zeros(4, np.int64))
 
 
+def test_the_words_of_old_sums_go_and_that_they_were_opened_stays(tmp_path: Path) -> None:
+    sizes = []
+    with PartyStore(tmp_path / "memory.sqlite", kept_sums=2) as store:
+        for number in range(12):
+            large = replace(entry(f"m{number}"), share=np.full(50_000, number, np.int64))
+            store.commit(large)
+            store.release(large)
+            store.opened(large, large.share)
+            sizes.append((tmp_path / "memory.sqlite").stat().st_size)
+        found = [store.sum_for(f"m{number}") for number in range(12)]
+        assert [item is not None and item.kept for item in found] == [False] * 10 + [True] * 2
+        assert all(item is not None and item.released and item.sites == ("a", "b") for item in found)
+        for number in (10, 11):
+            item = found[number]
+            assert item is not None
+            assert item.opened is not None
+            np.testing.assert_array_equal(item.opened, np.full(50_000, number))
+        # A second sum of a model that was let go of is still refused.
+        with pytest.raises(SessionAborted, match="another session committed"):
+            store.commit(entry("m0", session="late"))
+        last = store.last_opened()
+        assert last is not None
+        assert last.model == "m11"
+    # A sum is 0.4 MB twice: the file grows no more once two of them, and the one that comes, have their place.
+    assert sizes[-1] - sizes[5] < 100_000
+
+
+@pytest.mark.parametrize("forgetful", [(1,), (2,), (1, 2)])
+def test_a_sum_that_one_party_can_tell_no_more_is_refused_by_all(
+    federation: Federation, forgetful: tuple[int, ...]
+) -> None:
+    first = federation.request()
+    federation.open(first, reports_of(federation, first))
+    for number in forgetful:
+        with federation.vault.store(f"party-{number}") as store:
+            store._database.execute("UPDATE sums SET share = x'', opened = NULL")
+    again = replace(first, session="ab" * 32)
+    with pytest.raises(AlreadyOpenedError, match="newer copy of the run"):
+        federation.open(again, reports_of(federation, again))
+
+
 def halted_at(monkeypatch: pytest.MonkeyPatch, name: str, number: int, meanwhile: Callable[[], None]) -> None:
     """Have one party do something else before it goes on with a step of its memory."""
     original, done = getattr(PartyStore, name), []
