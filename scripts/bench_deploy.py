@@ -27,13 +27,14 @@ from nescient_fl.arms.conduct import prepare_run
 from nescient_fl.arms.secrecy import forget_keys
 from nescient_fl.arms.watching import Silent
 from nescient_fl.deployment import reaper
+from nescient_fl.deployment.flower import flower_environment, flower_program, free_port
 from nescient_fl.deployment.launcher import DeploymentEngine, private_folder
 from nescient_fl.deployment.layout import lay_out
 from nescient_fl.deployment.roles import CoordinatorSettings, read_role
-from nescient_fl.deployment.tether import flower_environment, flower_program, free_port, start_tethered
 from nescient_fl.lesion.network import weights_sha256
 from nescient_fl.study.run_folder import RunFolder, read_lines
 from nescient_fl.study.settings import make_settings
+from nescient_fl.tether import start_tethered
 from strategies.state import load_state
 
 

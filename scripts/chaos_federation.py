@@ -21,12 +21,13 @@ from chaos_hosts import Hosts, hosts
 
 from nescient_fl.deployment import reaper
 from nescient_fl.deployment.certificates import issue_server_certificate
+from nescient_fl.deployment.flower import free_port
 from nescient_fl.deployment.layout import ActorPlace, lay_out
-from nescient_fl.deployment.tether import free_port, start_tethered, stop
 from nescient_fl.mpc.keys import load_keys
 from nescient_fl.mpc.roster import sign_roster, write_signed
 from nescient_fl.mpc.vault import Vault
 from nescient_fl.study.run_folder import RunFolder, read_json
+from nescient_fl.tether import start_tethered, stop
 
 _RESTART_SECONDS = 2.0
 _POLL_SECONDS = 0.1

@@ -13,17 +13,18 @@ from typing import Any
 
 from nescient_fl.deployment.bundle import build_bundle, bundle_sha256
 from nescient_fl.deployment.control import Control
+from nescient_fl.deployment.flower import flower_environment
 from nescient_fl.deployment.founding import own_words, save_founded_model
 from nescient_fl.deployment.health import Health
 from nescient_fl.deployment.logs import Log, make_log
 from nescient_fl.deployment.node_keys import NodeBinding, check_binding, read_bindings
 from nescient_fl.deployment.roles import EVENTS, CoordinatorSettings, host_and_port
-from nescient_fl.deployment.tether import flower_environment, start_tethered, stop
 from nescient_fl.deployment.wall_clock import WallClock
 from nescient_fl.errors import UserError
 from nescient_fl.mpc.errors import MpcError
 from nescient_fl.mpc.roster import read_signed
 from nescient_fl.study.run_folder import RunFolder, read_lines, write_json
+from nescient_fl.tether import start_tethered, stop
 from strategies.state import load_state
 
 _LINK_SECONDS = 120.0

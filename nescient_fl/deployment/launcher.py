@@ -16,7 +16,8 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from nescient_fl.deployment import reaper, tether
+from nescient_fl import tether
+from nescient_fl.deployment import reaper
 from nescient_fl.deployment.actors import ActorView
 from nescient_fl.deployment.given import held_roster
 from nescient_fl.deployment.layout import ActorPlace, lay_out

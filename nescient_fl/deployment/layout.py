@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nescient_fl.deployment.certificates import ServerCertificate, create_authority, issue_server_certificate
+from nescient_fl.deployment.flower import free_port
 from nescient_fl.deployment.given import LINK_HOST, GivenFederation, read_given
 from nescient_fl.deployment.node_keys import NodeBinding, bind, create_node_key, write_binding
 from nescient_fl.deployment.roles import (
@@ -21,7 +22,6 @@ from nescient_fl.deployment.roles import (
     write_role,
 )
 from nescient_fl.deployment.site_data import write_site_folder
-from nescient_fl.deployment.tether import free_port
 from nescient_fl.mpc.vault import Vault
 from nescient_fl.study.run_folder import RunFolder, read_json
 from sites.site import open_run_data

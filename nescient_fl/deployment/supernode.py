@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nescient_fl.deployment.bundle import build_bundle, bundle_sha256
+from nescient_fl.deployment.flower import flower_environment, flower_program, free_port
 from nescient_fl.deployment.logs import Log
 from nescient_fl.deployment.reach import describe_clock
 from nescient_fl.deployment.rejoin import last_node_id, sign_off
 from nescient_fl.deployment.roles import MemberSettings
-from nescient_fl.deployment.tether import flower_environment, flower_program, free_port, start_tethered, stop
 from nescient_fl.errors import UserError
+from nescient_fl.tether import start_tethered, stop
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
 """Seconds before a node that ended is started again: doubled each time, until it has lived for a minute."""

@@ -31,6 +31,7 @@ from nescient_fl.serving.messages import Card
 from nescient_fl.serving.settings import state_folder
 from nescient_fl.serving.standing import READY
 from nescient_fl.study.run_folder import read_json, read_lines, write_json
+from nescient_fl.tether import start_tethered, stop
 
 OWNER, CLINIC, DEALER = "owner", "clinic", "dealer"
 _START_SECONDS = 120.0
@@ -146,16 +147,12 @@ class LocalPlace:
         return read_signed(self.folder / "roster.json", (self.folder / "authority.txt").read_text())
 
     def start(self, role: str, module: str, *arguments: str) -> "subprocess.Popen[bytes]":
-        """Start a role."""
-        with self.log(role).open("wb") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                start_new_session=True,
-            )
+        """Start a role, which ends when this process does, however that one ends."""
+        return start_tethered(
+            [sys.executable, "-m", module, *arguments],
+            log=self.log(role),
+            environment={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
 
     @contextmanager
     def role(self, role: str, module: str, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
@@ -170,12 +167,7 @@ class LocalPlace:
                 time.sleep(_POLL_SECONDS)
             yield process
         finally:
-            process.terminate()
-            try:
-                process.wait(_END_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            stop(process, _END_SECONDS)
 
     def follow(self, process: "subprocess.Popen[bytes]", role: str) -> None:
         """Wait for the end of a process, and tell what it says."""

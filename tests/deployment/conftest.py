@@ -8,8 +8,8 @@ import pytest
 
 from nescient_fl.deployment.certificates import ServerCertificate, create_authority, issue_server_certificate
 from nescient_fl.deployment.coordinator import open_link
+from nescient_fl.deployment.flower import free_port
 from nescient_fl.deployment.roles import CoordinatorSettings
-from nescient_fl.deployment.tether import free_port
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from member_files import SITES, make_federation
 from toy_dataset import write_toy_dataset
 
 from nescient_fl.deployment import reaper
+from nescient_fl.deployment.flower import free_port
 from nescient_fl.deployment.founding import found_run, prepare_site
 from nescient_fl.deployment.given import GivenFederation, read_given
 from nescient_fl.deployment.roles import (
@@ -27,7 +28,6 @@ from nescient_fl.deployment.roles import (
     SiteSettings,
     write_role,
 )
-from nescient_fl.deployment.tether import free_port
 from nescient_fl.study.settings import make_settings
 
 STUDY: dict[str, Any] = {"rounds": 1, "local_epochs": 1, "min_images": 20, "min_positives": 4, "device": "cpu"}

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nescient_fl.deployment.certificates import create_authority, issue_server_certificate
+from nescient_fl.deployment.flower import free_port
 from nescient_fl.deployment.node_keys import bind, create_node_key, write_binding
-from nescient_fl.deployment.tether import free_port
 from nescient_fl.mpc.ceremony import add_member, make_member, read_member, set_minimum, sign_draft, start_draft
 from nescient_fl.mpc.keys import load_keys
 

@@ -18,10 +18,10 @@ from nescient_fl.coordinator import coordinator as coordinator_command
 from nescient_fl.dealer import dealer as dealer_command
 from nescient_fl.deployment import checks, reach
 from nescient_fl.deployment.certificates import create_authority, issue_server_certificate
+from nescient_fl.deployment.flower import free_port
 from nescient_fl.deployment.founding import found_run, prepare_site
 from nescient_fl.deployment.given import read_given
 from nescient_fl.deployment.roles import CoordinatorSettings, DealerSettings, PartySettings, SiteSettings, write_role
-from nescient_fl.deployment.tether import free_port
 from nescient_fl.mpc.keys import new_keys
 from nescient_fl.party import party as party_command
 from nescient_fl.site import site as site_command

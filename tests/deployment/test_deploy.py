@@ -20,10 +20,10 @@ import pytest
 from member_files import digests
 from studies import SMOKE, StudyProcess, last_model_sha256, model_sha256, run_study
 
+from nescient_fl.deployment.flower import free_port
 from nescient_fl.deployment.notice import deployed_in
 from nescient_fl.deployment.roles import CoordinatorSettings, read_role
 from nescient_fl.deployment.status import NO_ANSWER, FederationStatus, federation_status
-from nescient_fl.deployment.tether import free_port
 from nescient_fl.errors import UserError
 from nescient_fl.study.run_folder import RunFolder, read_json, read_lines
 

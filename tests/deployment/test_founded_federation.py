@@ -15,8 +15,8 @@ import pytest
 from host_federation import HostFederation, Role, terminate_all
 from member_files import SITES, sign
 
+from nescient_fl.deployment.flower import free_port
 from nescient_fl.deployment.status import NO_ANSWER, FederationStatus, federation_status
-from nescient_fl.deployment.tether import free_port
 from nescient_fl.mpc.privacy import noise_multiplier_for
 from nescient_fl.study.run_folder import read_json, read_lines
 

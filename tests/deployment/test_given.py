@@ -12,9 +12,9 @@ from nescient_fl import cli
 from nescient_fl.deploy import deploy
 from nescient_fl.deployment import certificates
 from nescient_fl.deployment.certificates import create_authority, issue_server_certificate
+from nescient_fl.deployment.flower import free_port
 from nescient_fl.deployment.given import held_roster, read_given, study_members
 from nescient_fl.deployment.node_keys import bind, create_node_key, write_binding
-from nescient_fl.deployment.tether import free_port
 from nescient_fl.errors import UserError, UserErrors
 from nescient_fl.mpc.ceremony import make_member, write_member
 from nescient_fl.mpc.keys import load_keys, new_keys

@@ -17,8 +17,8 @@ import pytest
 from host_federation import STUDY, HostFederation, Role
 from moving_links import MovingLink
 
+from nescient_fl.deployment.flower import free_port
 from nescient_fl.deployment.founding import found_run
-from nescient_fl.deployment.tether import free_port
 from nescient_fl.lesion.network import weights_sha256
 from nescient_fl.study.run_folder import RunFolder, read_lines
 from strategies.federation import TOO_LATE

@@ -23,13 +23,13 @@ from nescient_fl.cli import COMMANDS, run_command
 from nescient_fl.deployment import launcher
 from nescient_fl.deployment.actors import ActorView
 from nescient_fl.deployment.control import Control
+from nescient_fl.deployment.flower import free_port
 from nescient_fl.deployment.health import Health
 from nescient_fl.deployment.launcher import DeploymentEngine
 from nescient_fl.deployment.layout import ActorPlace
 from nescient_fl.deployment.notice import deployed_in, noticed
 from nescient_fl.deployment.roles import CoordinatorSettings, SiteSettings, write_role
 from nescient_fl.deployment.status import NO_ANSWER, UNHEALTHY, FederationStatus, federation_status, read_actor
-from nescient_fl.deployment.tether import free_port
 from nescient_fl.deployment.view import actors_table
 from nescient_fl.errors import UserError
 from nescient_fl.status import status as status_command

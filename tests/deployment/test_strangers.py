@@ -23,10 +23,10 @@ from nescient_fl.deployment import certificates, reach
 from nescient_fl.deployment.certificates import ServerCertificate, create_authority, issue_server_certificate
 from nescient_fl.deployment.control import Control
 from nescient_fl.deployment.coordinator import open_link
+from nescient_fl.deployment.flower import free_port
 from nescient_fl.deployment.link import LOOPBACK, OwnHostOnly
 from nescient_fl.deployment.node_keys import bind, create_node_key
 from nescient_fl.deployment.roles import CoordinatorSettings
-from nescient_fl.deployment.tether import free_port
 from nescient_fl.errors import UserError
 from nescient_fl.mpc.keys import new_keys
 
