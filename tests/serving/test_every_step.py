@@ -187,12 +187,16 @@ GARBLED = st.one_of(
 """Other bytes, bytes of the same length, and the beginning alone."""
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.fixture(scope="module")
+def frames(stand: Stand) -> list[Frame]:
+    return stand.frames()
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 0.999), garbled=GARBLED)
 def test_garbage_at_any_step_is_an_error_of_ours_or_a_score_and_never_a_defect(
-    stand: Stand, place: float, garbled: Callable[[bytes], bytes]
+    stand: Stand, frames: list[Frame], place: float, garbled: Callable[[bytes], bytes]
 ) -> None:
-    frames = stand.frames()
     stand.links.garbled = garbled
     with contextlib.suppress(MpcError):
         stand.session((frames[int(place * len(frames))], "garbled"))
