@@ -3,8 +3,9 @@
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from flwr.app import Message, RecordDict
 from flwr.app.message_type import MessageType
@@ -14,6 +15,7 @@ from flwr.superlink.grid import HttpGrid
 
 from nescient_fl.errors import UserError
 from nescient_fl.messages import DEALER, PARTY, SITE, read_node
+from strategies.looks import Look, look_beside
 
 _POLL_SECONDS, _REMOTE_POLL_SECONDS = 0.05, 0.25
 """Between two looks for replies; over HTTP a look costs both ends some ten milliseconds of work."""
@@ -52,11 +54,13 @@ class Overdue:
     """Questions whose answers had not come when the waiting ended: what still comes is thrown away, and told of.
 
     ``discarded`` is called with the node and the round of an answer that came too late; an error in its place is
-    nobody's answer. ``round`` is the one that questions are being asked for.
+    nobody's answer. ``round`` is the one that questions are being asked for; ``looks`` are still open, one of which may
+    bring such an answer.
     """
 
     def __init__(self, discarded: Callable[[int, int], None]) -> None:
         self.round = 0
+        self.looks: list[Look] = []
         self._discarded = discarded
         self._asked: dict[str, tuple[int, int]] = {}
 
@@ -101,14 +105,15 @@ def exchange(
     to ``overdue``: an answer that comes later, during this exchange or another, is no answer to anything. Raises
     Stopped as soon as ``stop`` is set.
     """
+    if overdue is None:
+        overdue = Overdue(lambda *_: None)
     remote = isinstance(grid, HttpGrid)
+    look = partial(look_beside, open_looks=overdue.looks) if remote else _look_at_once
     pause = _REMOTE_POLL_SECONDS if remote else _POLL_SECONDS
     if rejoin_seconds is None:
         rejoin_seconds = REJOIN_SECONDS if remote else 0.0
     if not isinstance(patience, Patience):
         patience = Patience(patience)
-    if overdue is None:
-        overdue = Overdue(lambda *_: None)
     sent = list(messages)
     waiting = dict(zip(grid.push_messages(sent), sent, strict=True))
     patience.begin()
@@ -117,7 +122,7 @@ def exchange(
     while (waiting or given_up) and not patience.over:
         if stop.is_set():
             raise Stopped
-        for reply in list(grid.pull_messages([*waiting, *overdue.ids])) if waiting else []:
+        for reply in look(grid, [*waiting, *overdue.ids]) if waiting else []:
             if overdue.take(reply):
                 continue
             question = waiting.pop(reply.metadata.reply_to_message_id)
@@ -143,6 +148,10 @@ def exchange(
         if waiting or given_up:
             stop.wait(pause)
     overdue.add(waiting)
+
+
+def _look_at_once(grid: Grid, ids: Sequence[str]) -> list[Message]:
+    return list(grid.pull_messages(ids))
 
 
 @dataclass(frozen=True)
