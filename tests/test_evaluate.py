@@ -3,8 +3,8 @@
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import torch
 from serving.saved_models import write_model, write_run
 from torch.nn.functional import sigmoid
 
-from nescient_fl import cli
 from nescient_fl.arms.evaluation import EvaluationOptions, describe_scores, evaluate_plain
 from nescient_fl.evaluate import evaluate
 from nescient_fl.lesion.metrics import HeldOut
@@ -26,15 +25,8 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["nescient", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.run_command(evaluate)
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
+def command(run_as_module: Run) -> Run:
+    return partial(run_as_module, evaluate)
 
 
 def test_a_run_is_scored_on_its_own_held_out_patients(tmp_path: Path, toy_dataset: Path, command: Run) -> None:

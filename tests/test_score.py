@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 from serving.saved_models import write_model
 
-from nescient_fl import cli
 from nescient_fl.deal import deal
 from nescient_fl.mpc.keys import new_keys, public_part
 from nescient_fl.mpc.roster import Roster, sign_roster, write_signed
@@ -57,17 +56,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, toy_dataset: Path) -> Path:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: Path) -> Run:
+def command(monkeypatch: pytest.MonkeyPatch, place: Path, run_as_module: Run) -> Run:
     monkeypatch.chdir(place)
-
-    def run(function: Callable[..., Any], *arguments: str | Path) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["nescient", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.run_command(function)
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
+    return run_as_module
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Last layers tuned on a site's radiographs: the same under encryption as in clear, and better than before."""
 
-import sys
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import pytest
 import torch
 from serving.saved_models import write_model, write_run
 
-from nescient_fl import cli
 from nescient_fl.arms.evaluation import EvaluationOptions
 from nescient_fl.arms.tuning import TuningOptions, tune_model
 from nescient_fl.errors import UserError
@@ -32,21 +31,10 @@ from nescient_fl.tune import tune
 Run = Callable[..., tuple[int, str, str]]
 
 
-def runner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], function: Any) -> Run:
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["nescient", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.run_command(function)
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
-
-
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_as_module: Run) -> Run:
     monkeypatch.chdir(tmp_path)
-    return runner(monkeypatch, capsys, tune)
+    return partial(run_as_module, tune)
 
 
 @pytest.mark.parametrize(("layers", "features"), [(1, 32), (2, 64)])

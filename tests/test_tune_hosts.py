@@ -6,15 +6,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from serving.role_threads import Roles
 from serving.saved_models import write_model
 
-from nescient_fl import cli
 from nescient_fl.mpc.ceremony import write_member
 from nescient_fl.mpc.keys import load_keys, new_keys, public_part
 from nescient_fl.mpc.roster import sign_roster, write_signed
@@ -27,27 +26,16 @@ Run = Callable[..., tuple[int, str, str]]
 SOON = 60.0
 
 
-def runner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], function: Any) -> Run:
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["nescient", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.run_command(function)
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_as_module: Run) -> Run:
+    monkeypatch.chdir(tmp_path)
+    return partial(run_as_module, tune)
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+def offering(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_as_module: Run) -> Run:
     monkeypatch.chdir(tmp_path)
-    return runner(monkeypatch, capsys, tune)
-
-
-@pytest.fixture
-def offering(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    monkeypatch.chdir(tmp_path)
-    return runner(monkeypatch, capsys, serve_model)
+    return partial(run_as_module, serve_model)
 
 
 def write_config(folder: Path, name: str, **more: str) -> Path:
@@ -187,6 +175,7 @@ def test_a_role_that_is_killed_leaves_the_others_with_one_line_and_no_model(
             f"connection to {lost} was lost",
             f"{lost} cannot be reached",
             f"{lost} was silent",
+            f"{lost} could not prove who it is",
         )
         owner.process.send_signal(signal.SIGINT)
         assert owner.ended() == 0

@@ -30,11 +30,22 @@ _DRAIN_SECONDS = 0.3
 
 
 class Deadline:
-    """A moment after which waiting ends; each step may also have a limit of its own."""
+    """A moment after which waiting ends; each step may also have a limit of its own.
 
-    def __init__(self, seconds: float, step: float | None = None) -> None:
+    With ``slowest``, in bytes a second, it is put off as bytes arrive or leave, by the time that they take at that
+    speed, and never further than ``seconds`` from now: a large message has the time that a slow link takes, a peer
+    that stalls has not.
+    """
+
+    def __init__(self, seconds: float, step: float | None = None, slowest: float | None = None) -> None:
         self._end = time.monotonic() + seconds
-        self._step = step
+        self._seconds, self._step, self._slowest = seconds, step, slowest
+
+    def moved(self, count: int) -> None:
+        """Note that so many bytes went over the connection."""
+        if self._slowest is not None:
+            put_off = min(self._end + count / self._slowest, time.monotonic() + self._seconds)
+            self._end = max(self._end, put_off)
 
     def left(self) -> float:
         """Return the seconds that the next step may take, 0 when none are left."""
@@ -67,7 +78,9 @@ class Channel:
                 view = memoryview(piece)
                 while view:
                     self._wait(deadline)
-                    view = view[self._connection.send(view[:_CHUNK]) :]
+                    sent = self._connection.send(view[:_CHUNK])
+                    deadline.moved(sent)
+                    view = view[sent:]
                 self.bytes_sent += len(piece)
         except OSError as error:
             raise self._lost(error) from None
@@ -125,6 +138,7 @@ class Channel:
                 got = self._connection.recv_into(view[:_CHUNK])
                 if not got:
                     raise SessionAborted(f"{self.peer} closed the connection", self.peer)
+                deadline.moved(got)
                 view = view[got:]
         except OSError as error:
             raise self._lost(error) from None

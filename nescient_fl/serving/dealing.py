@@ -8,10 +8,11 @@ numbers of batches, and nothing of weights, images or scores.
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from nescient_fl.mpc.channel import BYE, DATA, LARGEST_PAYLOAD, Channel, Deadline
-from nescient_fl.mpc.errors import MaterialError
+from nescient_fl.mpc.errors import MaterialError, SessionAborted
 from nescient_fl.mpc.inference.material import Material, deal_batch, new_delivery
 from nescient_fl.mpc.inference.plan import Plan
 from nescient_fl.mpc.keys import MemberKeys
@@ -42,6 +43,8 @@ from nescient_fl.study.run_folder import append_line
 
 _LARGEST_HALF = 4096
 """Bytes of a clinic's half of a batch: a seed and a header."""
+_LENGTH_BYTES, _PART_BYTES = 8, 1 << 20
+_TICK_SECONDS = 1.0
 
 
 class DealerDesk:
@@ -87,7 +90,7 @@ class DealerDesk:
         for number in range(asked.batches):
             for_owner, for_clinic = deal_batch(plan, delivery, mask_seed, number, stream)
             _write(waiting / f"{delivery.name}-{number:06d}.bin", for_clinic.to_bytes())
-            channel.send(DATA, for_owner.to_bytes(), Deadline(STEP_SECONDS))
+            _send_parts(channel, for_owner.to_bytes())
             progress(f"dealing for {whom}, images", (number + 1) * asked.images, images)
         self._say(f"dealt {asked.batches:,} batches of {asked.images} images for {whom}")
         self._log(channel, asked.clinic, asked.batches, asked.images, started, before)
@@ -111,7 +114,7 @@ class DealerDesk:
         tell(channel, Go(), Deadline(STEP_SECONDS))
         channel.send(DATA, seed, Deadline(STEP_SECONDS))
         for corrections in steps:
-            channel.send(DATA, corrections, Deadline(STEP_SECONDS))
+            _send_parts(channel, corrections)
         waiting = self._waiting(channel.peer, asked.clinic)
         for old in waiting.glob("tuning-*.seed"):
             old.unlink(missing_ok=True)  # of a tuning that broke off before it was fetched
@@ -160,11 +163,12 @@ def order(
     images: int,
     batches: int,
     stock: Stock,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Dealt:
     """Have the dealer deal for a clinic and this owner, and put this owner's halves into its stock.
 
-    Raises SessionAborted when the dealer is lost; the batches that came until then can be used.
+    ``progress`` is told how many batches have come, after each and every second or so in between. Raises
+    SessionAborted when the dealer is lost; the batches that came until then can be used.
     """
     channel = _connected(keys, roster)
     try:
@@ -176,15 +180,14 @@ def order(
             raise MaterialError("the dealer deals something else than was asked for")
         store = None
         for number in range(batches):
-            material = Material.from_bytes(channel.receive(DATA, Deadline(STEP_SECONDS), LARGEST_PAYLOAD))
+            material = Material.from_bytes(_receive_parts(channel, partial(progress, number)))
             if material.delivery.name != dealt.delivery or material.number != number:
                 raise MaterialError("the dealer sent another batch than the next one")
             if store is None:
                 store = stock.begin(material.delivery)
                 store.add_mask_seed(mask_seed)
             store.add(material)
-            if progress is not None:
-                progress(number + 1)
+            progress(number + 1)
         channel.send(BYE, b"", Deadline(STEP_SECONDS))
         return Dealt(dealt.delivery, dealt.plan, images, batches, channel.bytes_received)
     finally:
@@ -215,7 +218,7 @@ def order_tuning(
     clinic: str,
     plan: TuningPlan,
     folder: Path,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> tuple[str, TuningMaterial, int]:
     """Have the dealer deal for a tuning. Returns the material's name, this owner's half, spooled, and its bytes.
 
@@ -227,9 +230,8 @@ def order_tuning(
         hear(channel, Go, Deadline(STEP_SECONDS))
         seed = channel.receive(DATA, Deadline(STEP_SECONDS), SEED_BYTES)
         for number in range(plan.dealt):
-            spool.add(number, channel.receive(DATA, Deadline(STEP_SECONDS), LARGEST_PAYLOAD))
-            if progress is not None:
-                progress(number + 1)
+            spool.add(number, _receive_parts(channel, partial(progress, number)))
+            progress(number + 1)
         dealt = hear(channel, TuningDealt, Deadline(STEP_SECONDS))
         channel.send(BYE, b"", Deadline(STEP_SECONDS))
         return dealt.material, TuningMaterial(plan, seed, spool), channel.bytes_received
@@ -248,6 +250,33 @@ def fetch_tuning(keys: MemberKeys, roster: Roster, owner: str, material: str, pl
         return TuningMaterial(plan, half, None)
     finally:
         channel.close()
+
+
+def _send_parts(channel: Channel, data: bytes) -> None:
+    """Send what is large part by part, each with a step's time, so that a slow link is no lost peer."""
+    channel.send(DATA, len(data).to_bytes(_LENGTH_BYTES, "big"), Deadline(STEP_SECONDS))
+    for start in range(0, len(data), _PART_BYTES):
+        channel.send(DATA, data[start : start + _PART_BYTES], Deadline(STEP_SECONDS))
+
+
+def _receive_parts(channel: Channel, tick: Callable[[], None]) -> bytes:
+    """Receive what came in parts; ``tick`` is called about every second, for whoever waits for the whole of it."""
+    said = channel.receive(DATA, Deadline(STEP_SECONDS), _LENGTH_BYTES)
+    length = int.from_bytes(said, "big")
+    if len(said) != _LENGTH_BYTES or length > LARGEST_PAYLOAD:
+        raise SessionAborted(f"{channel.peer} announced {length} bytes, which is too much", channel.peer)
+    parts, left, told = [], length, time.monotonic()
+    while left:
+        wanted = min(left, _PART_BYTES)
+        part = channel.receive(DATA, Deadline(STEP_SECONDS), wanted)
+        if len(part) != wanted:
+            raise SessionAborted(f"{channel.peer} sent {len(part)} bytes, not {wanted}", channel.peer)
+        parts.append(part)
+        left -= wanted
+        if left and time.monotonic() - told > _TICK_SECONDS:
+            tick()
+            told = time.monotonic()
+    return b"".join(parts)
 
 
 def _connected(keys: MemberKeys, roster: Roster) -> Channel:

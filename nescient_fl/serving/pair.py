@@ -2,6 +2,8 @@
 
 from nescient_fl.mpc.channel import DATA, Channel, Deadline
 
+SLOWEST_BYTES = 1 << 16
+"""A second: a link that is slower than half a megabit is as good as none."""
 BUFFERED = 1 << 15
 """Payloads up to this size fit the system's buffers, so that both may send before either receives."""
 
@@ -13,7 +15,7 @@ class Pair:
         rank, parties: 0 for the model owner, 1 for the data owner, of 2.
         rounds: exchanges so far.
 
-    ``timeout`` is how many seconds one exchange may take; a peer that takes longer is a SessionAborted.
+    ``timeout`` is how many seconds nothing may move in an exchange; a peer that takes longer is a SessionAborted.
     """
 
     parties = 2
@@ -24,7 +26,7 @@ class Pair:
 
     def exchange(self, payload: bytes) -> list[bytes]:
         """Give the other party ``payload`` and return both parties' by rank."""
-        deadline = Deadline(self._timeout)
+        deadline = Deadline(self._timeout, slowest=SLOWEST_BYTES)
         self.rounds += 1
         channel = self._channel
         # Large messages go one after the other, the model owner's first, so that they never wait for each other.

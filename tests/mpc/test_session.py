@@ -249,6 +249,38 @@ def test_a_message_that_is_too_long_is_refused_before_it_is_read(hosts: Hosts, p
         here.receive(DATA, Deadline(1))
 
 
+def test_a_large_message_has_the_time_that_a_slow_link_takes_and_a_stall_has_not(
+    hosts: Hosts, pool: ThreadPoolExecutor
+) -> None:
+    here, there = pair(hosts, pool)
+
+    def drop_by_drop(pieces: int) -> None:
+        there._connection.send(b"\x02" + there._sent.to_bytes(8, "big") + (1000).to_bytes(8, "big"))
+        for _ in range(pieces):
+            there._connection.send(bytes(100))
+            time.sleep(0.1)
+        there._sent += 1
+
+    # A second for a message that takes 0.3 s at most without a pause, at 100 bytes a tenth of a second.
+    sent = pool.submit(drop_by_drop, 10)
+    assert here.receive(DATA, Deadline(0.3, slowest=500)) == bytes(1000)
+    sent.result()
+    sent = pool.submit(drop_by_drop, 10)
+    with pytest.raises(SessionAborted, match="silent for too long"):
+        here.receive(DATA, Deadline(0.3))
+    sent.result()
+
+
+def test_a_deadline_is_put_off_by_what_moves_and_never_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(channel_module.time, "monotonic", lambda: now[0])
+    slow, fast, plain = Deadline(20, slowest=1000), Deadline(20, slowest=1000), Deadline(20)
+    now[0] = 115.0
+    for deadline, count in ((slow, 3000), (fast, 10**9), (plain, 10**9)):
+        deadline.moved(count)
+    assert [deadline.left() for deadline in (slow, fast, plain)] == [8.0, 20.0, 5.0]
+
+
 def test_a_message_out_of_turn_is_refused(hosts: Hosts, pool: ThreadPoolExecutor) -> None:
     here, there = pair(hosts, pool)
     there._connection.send(b"\x02" + (1).to_bytes(8, "big") + (0).to_bytes(8, "big"))

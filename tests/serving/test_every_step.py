@@ -136,9 +136,9 @@ def test_a_session_takes_the_steps_that_these_tests_go_through(stand: Stand) -> 
         ("clinic", "owner"): 1 + 4 + EXCHANGES + 1,
         # Hello, card, what is held, two batches' progress, what was dealt, go, the protocol.
         ("owner", "clinic"): 1 + 1 + 1 + 2 + 1 + 1 + EXCHANGES,
-        # Hello, the order, goodbye; hello, what is dealt, the masks' seed, two batches.
+        # Hello, the order, goodbye; hello, what is dealt, the masks' seed, two batches, each its length and a part.
         ("owner", "dealer"): 3,
-        ("dealer", "owner"): 1 + 1 + 1 + 2,
+        ("dealer", "owner"): 1 + 1 + 1 + 2 * 2,
         # Twice: before and after the order. Hello, what is there, thanks, goodbye; hello, how many, two halves.
         ("clinic", "dealer"): 2 * 4,
         ("dealer", "clinic"): 2 * 2 + 2,
