@@ -10,8 +10,8 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from nescient_fl.mpc.channel import BYE, DATA, Channel, Deadline
-from nescient_fl.mpc.errors import MaterialError, PlanError, QueryLimitError, RangeError, SessionAborted
+from nescient_fl.mpc.channel import BYE, Channel, Deadline
+from nescient_fl.mpc.errors import MaterialError, PlanError, QueryLimitError, RangeError
 from nescient_fl.mpc.inference.owners import Summary, run_data_owner, sort_by_plan
 from nescient_fl.mpc.inference.plan import Plan
 from nescient_fl.mpc.inference.store import MaterialStore
@@ -21,7 +21,6 @@ from nescient_fl.mpc.session import greeted, hello
 from nescient_fl.serving.dealing import fetch
 from nescient_fl.serving.desk import STEP_SECONDS
 from nescient_fl.serving.messages import (
-    LARGEST_MESSAGE,
     MOST_BATCHES,
     PURPOSE,
     AskCard,
@@ -32,10 +31,8 @@ from nescient_fl.serving.messages import (
     Dealt,
     Go,
     Held,
-    Progress,
-    Refusal,
-    decode,
     hear,
+    hear_after_progress,
     tell,
 )
 from nescient_fl.serving.owner import SACRIFICED
@@ -213,24 +210,12 @@ def _material(
         raise MaterialError(f"{images} images are too many at a time, have {most} scored at most")
     progress(DEALING, 0, batches * batch)
     tell(channel, AskOrder(plan.digest, batch, batches), Deadline(STEP_SECONDS))
-    dealt = _awaited(channel, lambda done: progress(DEALING, done * batch, batches * batch))
+    # The owner waits for the dealer meanwhile, and is to have the time to say who was lost.
+    seconds = _AWAITED_SHARE * STEP_SECONDS
+    dealt = hear_after_progress(channel, Dealt, seconds, lambda done: progress(DEALING, done * batch, batches * batch))
     received += fetch(keys, roster, channel.peer, stock)
     made = Offline(time.monotonic() - started, dealt.bytes_sent + received)
     return stock.delivery(plan.digest, dealt.delivery), made
-
-
-def _awaited(channel: Channel, progress: Callable[[int], None]) -> Dealt:
-    while True:
-        # The owner waits for the dealer meanwhile, and is to have the time to say who was lost.
-        deadline = Deadline(_AWAITED_SHARE * STEP_SECONDS)
-        message = decode(channel.receive(DATA, deadline, LARGEST_MESSAGE), channel.peer)
-        if isinstance(message, Refusal):
-            raise message.raised(channel.peer)
-        if isinstance(message, Dealt):
-            return message
-        if not isinstance(message, Progress):
-            raise SessionAborted(f"{channel.peer} said {type(message).__name__}, not Progress", channel.peer)
-        progress(message.done)
 
 
 def _enough(stock: Stock, plan: Plan, held: Held, images: int) -> MaterialStore | None:

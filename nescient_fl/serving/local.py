@@ -88,13 +88,8 @@ def score_locally(
         write_json(place.job, job)
         dealing = place.role(DEALER, "nescient_fl.deal", *place.who(DEALER))
         with dealing, place.role(OWNER, "nescient_fl.serve_model", *serving):
-            clinic = place.start(CLINIC, "nescient_fl.serving.local", str(place.folder))
-            try:
-                place.follow(clinic, CLINIC)
-            finally:
-                clinic.kill()
-                clinic.wait()
-        if clinic.returncode:
+            status = place.run(CLINIC, "nescient_fl.serving.local", str(place.folder))
+        if status:
             raise UserError(place.last_words(CLINIC))
         return place.found()
 
@@ -169,7 +164,17 @@ class LocalPlace:
         finally:
             stop(process, _END_SECONDS)
 
-    def follow(self, process: "subprocess.Popen[bytes]", role: str) -> None:
+    def run(self, role: str, module: str, *arguments: str) -> int:
+        """Run a role to its end, telling what it says. Returns its exit status, negative for a signal."""
+        process = self.start(role, module, *arguments)
+        try:
+            self._follow(process, role)
+        finally:
+            process.kill()
+            process.wait()
+        return process.returncode
+
+    def _follow(self, process: "subprocess.Popen[bytes]", role: str) -> None:
         """Wait for the end of a process, and tell what it says."""
         told = 0
         while process.poll() is None:

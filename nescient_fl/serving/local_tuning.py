@@ -57,15 +57,10 @@ def tune_locally(
         serving = ("nescient_fl.serve_model", str(model), "--tune", *files, *said, *place.who(OWNER))
         dealing = place.role(DEALER, "nescient_fl.deal", *place.who(DEALER))
         with dealing, place.role(OWNER, *serving) as owner:
-            clinic = place.start(CLINIC, "nescient_fl.serving.local_tuning", folder)
-            try:
-                place.follow(clinic, CLINIC)
-            finally:
-                clinic.kill()
-                clinic.wait()
-            if clinic.returncode:
-                killed = f"clinic: was ended by signal {-clinic.returncode}"
-                raise UserError(killed if clinic.returncode < 0 else place.last_words(CLINIC))
+            status = place.run(CLINIC, "nescient_fl.serving.local_tuning", folder)
+            if status:
+                killed = f"clinic: was ended by signal {-status}"
+                raise UserError(killed if status < 0 else place.last_words(CLINIC))
             try:
                 owner.wait(_WRITE_SECONDS)
             except subprocess.TimeoutExpired:

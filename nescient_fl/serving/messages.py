@@ -17,6 +17,7 @@ Tuning has messages of its own:
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar, get_args
 
@@ -319,6 +320,22 @@ def hear(channel: Channel, kind: type[M], deadline: Deadline) -> M:
     if not isinstance(message, kind):
         raise SessionAborted(f"{channel.peer} said {type(message).__name__}, not {kind.__name__}", channel.peer)
     return message
+
+
+def hear_after_progress(channel: Channel, kind: type[M], seconds: float, progress: Callable[[int], None]) -> M:
+    """Receive a message of one kind after any number of ``Progress``, each within so many seconds of the last.
+
+    ``progress`` is told what each says. Raises as ``hear`` does.
+    """
+    while True:
+        message = decode(channel.receive(DATA, Deadline(seconds), LARGEST_MESSAGE), channel.peer)
+        if isinstance(message, Refusal):
+            raise message.raised(channel.peer)
+        if isinstance(message, kind):
+            return message
+        if not isinstance(message, Progress):
+            raise SessionAborted(f"{channel.peer} said {type(message).__name__}, not Progress", channel.peer)
+        progress(message.done)
 
 
 def _frozen(value: Any) -> Any:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from nescient_fl.mpc.channel import BYE, DATA, Channel, Deadline
+from nescient_fl.mpc.channel import BYE, Channel, Deadline
 from nescient_fl.mpc.errors import EncodingError, MaterialError, PlanError, RangeError, SessionAborted
 from nescient_fl.mpc.keys import MemberKeys
 from nescient_fl.mpc.roster import OWNER, Roster
@@ -29,17 +29,15 @@ from nescient_fl.serving.dealing import fetch_tuning, order_tuning
 from nescient_fl.serving.desk import REFUSED, STEP_SECONDS, Say, unexpected
 from nescient_fl.serving.memory import peak_memory
 from nescient_fl.serving.messages import (
-    LARGEST_MESSAGE,
     PURPOSE,
     AskTuning,
     Go,
     Message,
     Progress,
-    Refusal,
     TuningDealt,
     TuningTerms,
-    decode,
     hear,
+    hear_after_progress,
     tell,
 )
 from nescient_fl.serving.pair import Pair
@@ -229,14 +227,11 @@ def steps_told(say: Say, steps: int) -> Callable[[int], None]:
 def _dealt(channel: Channel, plan: TuningPlan, say: Say) -> str:
     """Wait for the dealer's material. Returns its name."""
     last = -_TOLD_EVERY
-    while True:
-        message = decode(channel.receive(DATA, Deadline(STEP_SECONDS), LARGEST_MESSAGE), channel.peer)
-        if isinstance(message, Refusal):
-            raise message.raised(channel.peer)
-        if isinstance(message, TuningDealt):
-            return message.material
-        if not isinstance(message, Progress):
-            raise SessionAborted(f"{channel.peer} said {type(message).__name__}, not Progress", channel.peer)
+
+    def progress(done: int) -> None:
+        nonlocal last
         if time.monotonic() - last >= _TOLD_EVERY:
             last = time.monotonic()
-            say(f"material for {message.done} of {plan.dealt} steps")
+            say(f"material for {done} of {plan.dealt} steps")
+
+    return hear_after_progress(channel, TuningDealt, STEP_SECONDS, progress).material

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,7 +39,7 @@ class Echo:
         if kind == "fail":
             raise UserError("the disk of this site is full")
         if kind == "full":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/home/somebody/site-1/transcript.jsonl")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/private/place/site-1/transcript.jsonl")
         return RecordDict({"heard": ConfigRecord({"kind": kind}), **content})
 
 
@@ -162,6 +163,10 @@ def test_a_request_cut_short_is_dropped_and_the_next_is_answered(path: Path, log
     with connected(path) as connection:
         connection.sendall(REQUEST.pack(MAGIC, 5, 100) + b"train" + b"half")
     assert ask(path, "query", RecordDict())
+    # Every connection has a thread of its own: the first one's end may be noted after the second's answer.
+    end = time.monotonic() + 10
+    while "lost" not in log.events() and time.monotonic() < end:
+        time.sleep(0.01)
     assert "lost" in log.events()
 
 
